@@ -1,0 +1,48 @@
+"""Ringing without waiting: a background thread sends the bells, coalesced per model and lane."""
+
+import threading
+import time
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from shared.queue import ring
+
+_SILENT_SECONDS = 5.0  # after a failed ring; recovery looks for work every 2 s anyway
+
+log = structlog.get_logger(__name__)
+
+
+class Bell:
+    """Rings for whoever has committed a job. Nobody ever waits for the broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._wanted: set[tuple[str, str]] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def ring(self, model: str, lane: str) -> None:
+        """Have one bell sent for this lane; several at once become one."""
+        with self._changed:
+            self._wanted.add((model, lane))
+            if self._thread is None:
+                # Started by the first ring, so that it is a thread of the process that rings,
+                # not of one that forked it.
+                self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._wanted:
+                    self._changed.wait()
+                wanted, self._wanted = self._wanted, set()
+            try:
+                for model, lane in sorted(wanted):
+                    ring(self._app, model, lane)
+            except (OperationalError, OSError) as error:
+                log.warning("bell_failed", error=str(error))
+                time.sleep(_SILENT_SECONDS)

@@ -1,0 +1,230 @@
+"""Connections, transactions, the clock and ids, on PostgreSQL and SQLite alike."""
+
+import fcntl
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from uuid_utils.compat import uuid7
+
+from shared.errors import Unavailable
+from shared.tables import UTCDateTime
+
+_SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"
+_LOCK_SECONDS = 5.0
+_REPEATED_STATES = frozenset({"40P01", "40001"})  # deadlock, serialization failure
+_REPEATS = 5
+
+T = TypeVar("T")
+
+
+def utc_now() -> datetime:
+    """The host's clock: rules on SQLite, and wherever no database is asked."""
+    return datetime.now(UTC)
+
+
+def new_id() -> UUID:
+    """A UUIDv7: ids sort by their time of birth, so inserts stay at the end of an index."""
+    return uuid7()
+
+
+class moment(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
+    """Now plus some seconds, for comparisons: constant within a statement, so indexes serve."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+    name = "moment"
+
+    def __init__(self, offset_seconds: float = 0) -> None:
+        super().__init__(offset_seconds)
+
+
+class stamp(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
+    """Now plus some seconds, for values that are stored: the wall clock at that instant."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+    name = "stamp"
+
+    def __init__(self, offset_seconds: float = 0) -> None:
+        super().__init__(offset_seconds)
+
+
+def _offset(element: FunctionElement[datetime], compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(moment, "postgresql")
+def _moment_postgresql(element: moment, compiler: SQLCompiler, **kw: Any) -> str:
+    seconds = _offset(element, compiler, **kw)
+    return f"(statement_timestamp() + make_interval(secs => {seconds}))"
+
+
+@compiles(stamp, "postgresql")
+def _stamp_postgresql(element: stamp, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {_offset(element, compiler, **kw)}))"
+
+
+@compiles(moment, "sqlite")
+@compiles(stamp, "sqlite")
+def _moment_sqlite(element: moment | stamp, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"classifier_now({_offset(element, compiler, **kw)})"
+
+
+class Database:
+    """The one way to the database: `read` for looking, `transact` for every change."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._path = Path(str(parsed.database)).absolute()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._engine = _sqlite_engine(self._path, pool_size)
+        else:
+            self._engine = create_engine(
+                parsed,
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=_LOCK_SECONDS,
+                # A connection that a restart of the database has cut is noticed before its use.
+                pool_pre_ping=True,
+                connect_args={
+                    "connect_timeout": 3,
+                    # Without these a frozen server or a cut line holds a thread for many minutes.
+                    "keepalives_idle": 10,
+                    "keepalives_interval": 5,
+                    "keepalives_count": 3,
+                    "tcp_user_timeout": 20000,
+                    "options": "-c statement_timeout=30000 -c lock_timeout=10000"
+                    " -c idle_in_transaction_session_timeout=60000",
+                },
+            )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine itself, for migrations and benchmarks."""
+        return self._engine
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection in autocommit: each statement sees what is committed at that moment.
+
+        Raises:
+            Unavailable: The database is away.
+        """
+        with _translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one write transaction, again from its start after a deadlock.
+
+        Args:
+            work: Does only database work; it may be called more than once.
+
+        Raises:
+            Unavailable: The database is away, or its write lock was not had within 5 s.
+        """
+        for repeat in range(_REPEATS):
+            try:
+                with _translated():
+                    return self._once(work)
+            except DBAPIError as error:
+                state = getattr(error.orig, "sqlstate", None)
+                if state not in _REPEATED_STATES or repeat == _REPEATS - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.02 * 2**repeat))  # so that two do not meet again
+        raise AssertionError("unreachable")
+
+    def _once(self, work: Callable[[Connection], T]) -> T:
+        if not self.is_sqlite:
+            with self._engine.begin() as connection:
+                return work(connection)
+        with _write_lock(self._path), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                value = work(connection)
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+            return value
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._engine.dispose()
+
+
+def _sqlite_engine(path: Path, pool_size: int) -> Engine:
+    """SQLite in autocommit: a write transaction begins by hand, as BEGIN IMMEDIATE."""
+    engine = create_engine(
+        f"sqlite:///{path}", isolation_level="AUTOCOMMIT", pool_size=pool_size, max_overflow=0
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.create_function("classifier_now", 1, _sqlite_now)
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",  # NORMAL may lose the last commits when the power fails
+            "foreign_keys = ON",
+            f"busy_timeout = {int(_LOCK_SECONDS * 1000)}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _sqlite_now(offset_seconds: float) -> str:
+    return (utc_now() + timedelta(seconds=offset_seconds)).strftime(_SQLITE_TIME)
+
+
+@contextmanager
+def _write_lock(path: Path) -> Iterator[None]:
+    """One writer at a time, in turn: SQLite's own waiting lets some writers wait for seconds.
+
+    The descriptor is opened for each transaction, since two threads on one descriptor do not
+    exclude each other; Python opens it close-on-exec.
+    """
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        give_up = time.monotonic() + _LOCK_SECONDS
+        pause = 0.0005
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise Unavailable("the database is busy: no turn to write in 5 s") from None
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the many ways a database is away into one exception."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        if getattr(error.orig, "sqlstate", None) in _REPEATED_STATES:
+            raise
+        raise Unavailable(f"the database cannot be used: {error.orig}") from error
+    except PoolTimeout as error:
+        raise Unavailable("the database is busy: no free connection in 5 s") from error

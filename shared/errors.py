@@ -1,0 +1,82 @@
+"""The exceptions of the service, and the registry of the codes that clients see.
+
+ServiceError
+├── ConfigurationError     a setting is wrong; the process ends
+├── Unavailable            database or storage is away; web answers 503, workers try again
+├── ObjectMissing          the storage says, definitely, that an object is not there
+└── ProblemError           refused, with a code a client can rely on
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class ServiceError(Exception):
+    """The root of what this service raises on purpose."""
+
+
+class ConfigurationError(ServiceError):
+    """A setting is wrong."""
+
+
+class Unavailable(ServiceError):
+    """The database or the storage cannot be used right now."""
+
+
+class ObjectMissing(ServiceError):
+    """There is no such object: a definite answer of the storage, not a failure to ask."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a code means, wherever it is told: in a problem of the API or in a job's error."""
+
+    status: int
+    title: str
+    retryable: bool = False
+
+
+# Stable: clients decide by these. Job errors and API problems share one registry.
+CODES: dict[str, Code] = {
+    "bad_request": Code(400, "The request cannot be read"),
+    "cross_site": Code(403, "Requests from other sites are refused"),
+    "not_found": Code(404, "There is no such thing"),
+    "method_not_allowed": Code(405, "This address does not take that method"),
+    "already_finished": Code(409, "The job has already finished"),
+    "idempotency_gone": Code(410, "The job of this Idempotency-Key was deleted"),
+    "image_too_large": Code(413, "The image is too large"),
+    "request_too_large": Code(413, "The request is too large"),
+    "unsupported_image": Code(415, "This is not an image type the service reads"),
+    "unsupported_media_type": Code(415, "This content type is not taken here"),
+    "invalid_value": Code(422, "A value is not valid"),
+    "idempotency_mismatch": Code(422, "The Idempotency-Key was used for another request"),
+    "model_unknown": Code(422, "There is no such model"),
+    "internal_error": Code(500, "Something went wrong on our side", retryable=True),
+    "model_unavailable": Code(503, "The model is not installed", retryable=True),
+    "service_unavailable": Code(503, "The service cannot do this right now", retryable=True),
+    # Of jobs only
+    "image_unreadable": Code(422, "The image cannot be decoded"),
+    "image_missing": Code(410, "The stored image is gone"),
+    "image_unreachable": Code(503, "The stored image could not be read for a long time", True),
+    "worker_lost": Code(500, "The image ended its worker process, repeatedly"),
+    "inference_failed": Code(500, "The model failed on this image", retryable=True),
+    "deadline_passed": Code(504, "The deadline passed after a first attempt"),
+}
+
+
+class ProblemError(ServiceError):
+    """A refusal that a client is told: a code of `CODES`, and a sentence for people."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: list[dict[str, Any]] | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.retry_after_seconds = retry_after_seconds

@@ -1,0 +1,1 @@
+"""The life of a job, from intake to its terminal state."""

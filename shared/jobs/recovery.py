@@ -1,0 +1,220 @@
+"""The timed steps, in every worker process, that mend what was interrupted.
+
+No step needs the others, none is a singleton: two processes that run one at the same time skip
+each other's rows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, case, delete, select, update
+
+from shared.database import Database, moment
+from shared.jobs import transitions
+from shared.jobs.claiming import end_leases, lapsed_claims
+from shared.jobs.intake import next_sequence
+from shared.settings import Settings
+from shared.tables import claims, jobs, lanes, model_versions, models, workers
+
+_MOVE_ROWS = 200  # each moved job is tagged anew, in a statement of its own
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Recovery:
+    """One process's recovery: `step` is called every `recovery_seconds`."""
+
+    database: Database
+    settings: Settings
+    _trusted_from: float | None = field(default=None, init=False)
+    _last_success: float | None = field(default=None, init=False)
+
+    def step(self) -> None:
+        """Run each step once.
+
+        Raises:
+            Unavailable: The database is away; call again later.
+        """
+        steps: tuple[Callable[[Database], int], ...] = (
+            *((requeue_lapsed,) if self._may_take_from_others() else ()),
+            unpark,
+            end_overdue,
+            move_to_current,
+            end_removed,
+        )
+        for step in steps:
+            changed = step(self.database)
+            if changed:
+                log.info("recovery", step=step.__name__, jobs=changed)
+        self._note_success()
+
+    def _may_take_from_others(self) -> bool:
+        """After a start, or an absence of ours or of the database, owners get time to renew."""
+        return self._trusted_from is not None and time.monotonic() >= self._trusted_from
+
+    def _note_success(self) -> None:
+        now = time.monotonic()
+        away = (
+            self._last_success is None
+            or now - self._last_success > 2 * self.settings.recovery_seconds + 1
+        )
+        if away:
+            self._trusted_from = now + 2 * self.settings.renew_seconds
+        self._last_success = now
+
+
+def requeue_lapsed(database: Database) -> int:
+    """Give the jobs of claims whose lease is over back to the queue."""
+    return requeue(database, lapsed_claims(database))
+
+
+def requeue(database: Database, tokens: Sequence[UUID]) -> int:
+    """Give the jobs of these claims back, each in a transaction that checks its lease again."""
+    return sum(
+        database.transact(
+            lambda connection, token=token: transitions.requeue_lapsed(connection, token)  # type: ignore[misc]
+        )
+        for token in tokens
+    )
+
+
+def succeed_slot(database: Database, slot: str, worker: UUID) -> int:
+    """Take over a slot: what earlier processes in it had claimed is over, and waits again.
+
+    The caller holds the slot's lock, so those processes have ended, beyond doubt.
+    """
+
+    def end(connection: Connection) -> Sequence[UUID]:
+        earlier = connection.scalars(
+            select(workers.c.id).where(workers.c.slot == slot, workers.c.id != worker)
+        ).all()
+        end_leases(connection, earlier)
+        connection.execute(delete(workers).where(workers.c.id.in_(earlier)))
+        return connection.scalars(select(claims.c.token).where(claims.c.worker.in_(earlier))).all()
+
+    return requeue(database, database.transact(end))
+
+
+def unpark(database: Database) -> int:
+    """Let jobs whose pause is over be claimed again, level with the lane's clock at least."""
+
+    def step(connection: Connection) -> int:
+        ids = connection.scalars(
+            select(jobs.c.id)
+            .where(transitions.QUEUED, jobs.c.not_before <= moment())
+            .order_by(jobs.c.id)
+            .limit(transitions.STEP_ROWS)
+            .with_for_update(skip_locked=True)
+        ).all()
+        clock = (
+            select(lanes.c.clock)
+            .where(lanes.c.model_version == jobs.c.model_version, lanes.c.lane == jobs.c.lane)
+            .scalar_subquery()
+        )
+        if ids:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.id.in_(ids), transitions.QUEUED)
+                .values(
+                    not_before=None,
+                    sequence=case((jobs.c.sequence < clock, clock), else_=jobs.c.sequence),
+                )
+            )
+        return len(ids)
+
+    with database.read() as connection:
+        due = connection.execute(
+            select(jobs.c.id).where(transitions.QUEUED, jobs.c.not_before <= moment()).limit(1)
+        ).first()
+    return 0 if due is None else database.transact(step)
+
+
+def end_overdue(database: Database) -> int:
+    """End queued jobs whose deadline has passed."""
+    with database.read() as connection:
+        due = connection.execute(
+            select(jobs.c.id).where(transitions.QUEUED, jobs.c.deadline_at <= moment()).limit(1)
+        ).first()
+    return 0 if due is None else database.transact(transitions.end_overdue)
+
+
+def end_removed(database: Database) -> int:
+    """Fail queued jobs of removed versions that nothing else may answer."""
+    with database.read() as connection:
+        removed = connection.execute(
+            select(model_versions.c.id)
+            .where(model_versions.c.removed_at.is_not(None), _has_queued(model_versions.c.id))
+            .limit(1)
+        ).first()
+    return 0 if removed is None else database.transact(transitions.end_removed)
+
+
+def move_to_current(database: Database) -> int:
+    """Move unpinned queued jobs to their model's current version, in order, in small steps."""
+    with database.read() as connection:
+        stale = connection.execute(
+            select(model_versions.c.id, models.c.current_version)
+            .join_from(model_versions, models, models.c.name == model_versions.c.model)
+            .where(
+                models.c.current_version.is_not(None),
+                models.c.current_version != model_versions.c.id,
+                _has_queued(model_versions.c.id),
+            )
+        ).all()
+    moved = 0
+    for version_id, current in stale:
+        while step := database.transact(
+            lambda connection, version_id=version_id, current=current: _move_some(  # type: ignore[misc]
+                connection, version_id, current
+            )
+        ):
+            moved += step
+    return moved
+
+
+def waiting_lanes(database: Database, version_ids: Sequence[int]) -> set[str]:
+    """The lanes in which jobs of these versions can be claimed."""
+    with database.read() as connection:
+        return {
+            row.lane
+            for row in connection.execute(
+                select(lanes.c.lane).where(
+                    lanes.c.model_version.in_(version_ids),
+                    select(jobs.c.id)
+                    .where(
+                        transitions.CLAIMABLE,
+                        jobs.c.model_version == lanes.c.model_version,
+                        jobs.c.lane == lanes.c.lane,
+                    )
+                    .exists(),
+                )
+            )
+        }
+
+
+def _has_queued(version_id: object) -> object:
+    return select(jobs.c.id).where(transitions.QUEUED, jobs.c.model_version == version_id).exists()
+
+
+def _move_some(connection: Connection, version_id: int, current: int) -> int:
+    rows = connection.execute(
+        select(jobs.c.id, jobs.c.lane, jobs.c.flow)
+        .where(transitions.QUEUED, jobs.c.model_version == version_id, ~jobs.c.pinned)
+        .order_by(jobs.c.lane, jobs.c.flow, jobs.c.sequence)
+        .limit(_MOVE_ROWS)
+        .with_for_update(skip_locked=True)
+    ).all()
+    tags: dict[tuple[str, str], int] = {}
+    for row in rows:
+        flow = (row.lane, row.flow)
+        tags[flow] = tags[flow] + 1 if flow in tags else next_sequence(connection, current, *flow)
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == row.id, transitions.QUEUED)
+            .values(model_version=current, sequence=tags[flow])
+        )
+    return len(rows)

@@ -1,0 +1,354 @@
+"""The transition table: every statement that sets `jobs.status` is in this module.
+
+Each function runs inside a transaction of its caller. Whatever ends a claim clears the token, so
+that a late writer, whose statement is fenced on the token, changes nothing.
+
+    queued  → running     claim
+    queued  → succeeded   (born so) insert, where a result was there
+    queued  → canceled    cancel
+    queued  → expired     end_overdue, never attempted
+    queued  → failed      end_overdue after an attempt; end_removed
+    running → succeeded   succeed
+    running → failed      fail; requeue_lapsed, after the third lapse on trial
+    running → canceled    cancel
+    running → queued      give_back, park, requeue_lapsed
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from shared.database import moment, stamp
+from shared.tables import claims, jobs, lanes, model_versions, models
+
+# Literals, not bound values: with a bound status PostgreSQL's generic plan scans the table.
+QUEUED = text("jobs.status = 'queued'")
+CLAIMABLE = text("jobs.status = 'queued' AND jobs.not_before IS NULL")
+_LIVE = text("jobs.status IN ('queued', 'running')")
+
+LAPSES_TO_FAIL = 3
+STEP_ROWS = 1000  # no transaction changes more rows than this
+_PARK_LONGEST_SECONDS = 300.0
+
+_UNCLAIMED = {"claim_token": None}
+_LANE_CLOCK = (
+    select(lanes.c.clock)
+    .where(lanes.c.model_version == jobs.c.model_version, lanes.c.lane == jobs.c.lane)
+    .scalar_subquery()
+)
+
+
+def insert_job(connection: Connection, values: dict[str, Any], *, result_found: bool) -> None:
+    """A job is born: `queued`, or `succeeded` when its image already has a result."""
+    if result_found:
+        values = values | {"status": "succeeded", "reused": True, "finished_at": stamp()}
+    else:
+        values = values | {"status": "queued"}
+    connection.execute(insert(jobs).values(**values, created_at=stamp()))
+
+
+def claim(
+    connection: Connection,
+    *,
+    version_id: int,
+    lane: str,
+    limit: int,
+    from_clock: bool,
+    token: UUID,
+) -> Sequence[Row[Any]]:
+    """Take up to `limit` jobs in order of their sequence; the rows say what the worker needs.
+
+    Args:
+        from_clock: Begin at the lane's clock, past the dead entries at the index's head. What
+            lies below (a late commit, a tie) is met by a claim without it.
+    """
+    waiting = [CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane]
+    # An overdue job is left for `end_overdue`, which knows what becomes of it.
+    waiting.append(or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > moment()))
+    if from_clock:
+        clock = select(lanes.c.clock).where(
+            lanes.c.model_version == version_id, lanes.c.lane == lane
+        )
+        waiting.append(jobs.c.sequence >= clock.scalar_subquery())
+    picked = (
+        select(jobs.c.id)
+        .where(*waiting)
+        .order_by(jobs.c.sequence, jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+        .prefix_with("MATERIALIZED")
+    )
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == picked.c.id)
+        .values(
+            status="running",
+            claim_token=token,
+            attempt=jobs.c.attempt + 1,
+            started_at=stamp(),
+        )
+        .returning(
+            jobs.c.id,
+            jobs.c.image,
+            jobs.c.sequence,
+            jobs.c.suspect,
+            jobs.c.lapses,
+            jobs.c.request_id,
+        )
+    )
+    return connection.execute(statement).all()
+
+
+def succeed(
+    connection: Connection,
+    token: UUID,
+    ids: Sequence[UUID],
+    *,
+    decode_ms: float,
+    inference_ms: float,
+) -> set[UUID]:
+    """End the jobs that the claim still holds; their ids come back."""
+    return _fenced(
+        connection,
+        token,
+        ids,
+        {
+            "status": "succeeded",
+            "finished_at": stamp(),
+            "decode_ms": decode_ms,
+            "inference_ms": inference_ms,
+        },
+    )
+
+
+def fail(
+    connection: Connection, token: UUID, ids: Sequence[UUID], *, code: str, detail: str
+) -> set[UUID]:
+    """End the jobs that the claim still holds with an error of `CODES`."""
+    return _fenced(connection, token, ids, _failed(code, detail))
+
+
+def give_back(connection: Connection, token: UUID, ids: Sequence[UUID]) -> set[UUID]:
+    """Return jobs that were not worked on; the attempt is not counted."""
+    return _fenced(
+        connection,
+        token,
+        ids,
+        {"status": "queued", "attempt": jobs.c.attempt - 1, "sequence": _LANE_CLOCK},
+    )
+
+
+def park(
+    connection: Connection, token: UUID, ids: Sequence[UUID], *, unreachable_hours: float
+) -> set[UUID]:
+    """Keep jobs whose image could not be read, for reasons unknown, out of the claims a while.
+
+    They go to their flow's tail, 1 s at first, doubling to 5 min; the attempt is not counted.
+    One that has been parked for `unreachable_hours` fails.
+    """
+    too_long = jobs.c.parked_at < moment(-unreachable_hours * 3600)
+    overdue = _fenced(
+        connection,
+        token,
+        ids,
+        _failed("image_unreachable", f"Not readable for {unreachable_hours:g} hours."),
+        too_long,
+    )
+    tail = jobs.alias("tail")
+    behind = (
+        select(func.max(tail.c.sequence) + 1)
+        .where(
+            text("tail.status = 'queued'"),
+            tail.c.model_version == jobs.c.model_version,
+            tail.c.lane == jobs.c.lane,
+            tail.c.flow == jobs.c.flow,
+        )
+        .scalar_subquery()
+    )
+    parked: set[UUID] = set()
+    for seconds, group in _by_pause(connection, token, ids).items():
+        parked |= _fenced(
+            connection,
+            token,
+            group,
+            {
+                "status": "queued",
+                "attempt": jobs.c.attempt - 1,
+                "sequence": func.coalesce(behind, jobs.c.sequence),
+                "parks": jobs.c.parks + 1,
+                "parked_at": func.coalesce(jobs.c.parked_at, stamp()),
+                "not_before": stamp(seconds),
+            },
+        )
+    return overdue | parked
+
+
+def cancel(connection: Connection, job_id: UUID) -> bool:
+    """End a queued or running job at once; False when it had ended already."""
+    row = connection.execute(
+        select(jobs.c.claim_token).where(jobs.c.id == job_id, _LIVE).with_for_update()
+    ).first()
+    if row is None:
+        return False
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, _LIVE)
+        .values(status="canceled", finished_at=stamp(), **_UNCLAIMED)
+    )
+    if row.claim_token is not None:
+        drop_idle_claim(connection, row.claim_token)
+    return True
+
+
+def requeue_lapsed(connection: Connection, token: UUID) -> int:
+    """Give the jobs of a lapsed claim back as suspects, and end the claim.
+
+    Only the job that was on trial has the lapse counted against it; the third makes it fail. The
+    lease is looked at again under the row's lock: its worker may have renewed it meanwhile.
+    """
+    lapsed = connection.execute(
+        select(claims.c.trial)
+        .where(claims.c.token == token, claims.c.lease_until < moment())
+        .with_for_update(skip_locked=True)
+    ).first()
+    if lapsed is None:
+        return 0
+    ids = connection.scalars(
+        select(jobs.c.id).where(jobs.c.claim_token == token).order_by(jobs.c.id).with_for_update()
+    ).all()
+    on_trial = jobs.c.id == lapsed.trial if lapsed.trial is not None else literal_column("1 = 0")
+    guilty = and_(on_trial, jobs.c.lapses >= LAPSES_TO_FAIL - 1)
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.claim_token == token)
+        .values(
+            status=case((guilty, "failed"), else_="queued"),
+            finished_at=case((guilty, stamp()), else_=None),
+            error_code=case((guilty, "worker_lost"), else_=None),
+            error_detail=case(
+                (guilty, "Three worker processes ended while they worked on this image alone."),
+                else_=None,
+            ),
+            lapses=jobs.c.lapses + case((on_trial, 1), else_=0),
+            suspect=True,
+            sequence=_LANE_CLOCK,
+            **_UNCLAIMED,
+        )
+    )
+    connection.execute(delete(claims).where(claims.c.token == token))
+    return len(ids)
+
+
+def end_overdue(connection: Connection) -> int:
+    """End queued jobs past their deadline: `expired`, or `failed` if there was an attempt."""
+    tried = jobs.c.attempt > 0
+    return _end_queued(
+        connection,
+        select(jobs.c.id).where(QUEUED, jobs.c.deadline_at <= moment()),
+        {
+            "status": case((tried, "failed"), else_="expired"),
+            "finished_at": stamp(),
+            "error_code": "deadline_passed",
+            "error_detail": case(
+                (tried, "The deadline passed before another attempt."),
+                else_="The deadline passed before the job's turn came.",
+            ),
+        },
+    )
+
+
+def end_removed(connection: Connection) -> int:
+    """Fail queued jobs of a removed version that are pinned, or whose model has no other."""
+    orphaned = (
+        select(jobs.c.id)
+        .join(model_versions, model_versions.c.id == jobs.c.model_version)
+        .join(models, models.c.name == model_versions.c.model)
+        .where(
+            QUEUED,
+            model_versions.c.removed_at.is_not(None),
+            or_(jobs.c.pinned, models.c.current_version.is_(None)),
+        )
+    )
+    return _end_queued(
+        connection, orphaned, _failed("model_unavailable", "The model version was removed.")
+    )
+
+
+def drop_idle_claim(connection: Connection, token: UUID) -> None:
+    """Delete the claim if no job is left in it."""
+    held = select(jobs.c.id).where(jobs.c.claim_token == token)
+    connection.execute(delete(claims).where(claims.c.token == token, ~held.exists()))
+
+
+def _failed(code: str, detail: str) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "finished_at": stamp(),
+        "error_code": code,
+        "error_detail": detail,
+    }
+
+
+def _fenced(
+    connection: Connection,
+    token: UUID,
+    ids: Sequence[UUID],
+    values: dict[str, Any],
+    *more: Any,
+) -> set[UUID]:
+    """Change the jobs among `ids` that the claim still holds, locked in the order of their ids."""
+    if not ids:
+        return set()
+    mine = (
+        select(jobs.c.id)
+        .where(jobs.c.id.in_(ids), jobs.c.claim_token == token, *more)
+        .order_by(jobs.c.id)
+        .with_for_update()
+        .cte("mine")
+        .prefix_with("MATERIALIZED")
+    )
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == mine.c.id, jobs.c.claim_token == token)
+        .values(**values, **_UNCLAIMED)
+        .returning(jobs.c.id)
+    )
+    return set(connection.scalars(statement))
+
+
+def _by_pause(connection: Connection, token: UUID, ids: Sequence[UUID]) -> dict[float, list[UUID]]:
+    """The claim's jobs by how long they are to be parked, in seconds."""
+    rows = connection.execute(
+        select(jobs.c.id, jobs.c.parks).where(jobs.c.id.in_(ids), jobs.c.claim_token == token)
+    )
+    groups: dict[float, list[UUID]] = {}
+    for row in rows:
+        groups.setdefault(min(2.0**row.parks, _PARK_LONGEST_SECONDS), []).append(row.id)
+    return groups
+
+
+def _end_queued(connection: Connection, chosen: Select[tuple[UUID]], values: dict[str, Any]) -> int:
+    """End up to 1,000 of the chosen queued jobs; one that somebody else holds is left to it."""
+    ids = connection.scalars(
+        chosen.order_by(jobs.c.id).limit(STEP_ROWS).with_for_update(skip_locked=True, of=jobs)
+    ).all()
+    if ids:
+        connection.execute(update(jobs).where(jobs.c.id.in_(ids), QUEUED).values(**values))
+    return len(ids)

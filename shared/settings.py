@@ -1,0 +1,166 @@
+"""Every setting of the service; the only module that reads the environment."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+PREFIX = "CLASSIFIER_"
+_ENV_FILE = ".env"
+
+
+class Settings(BaseSettings):
+    """Settings, read once at the edge of each process and passed in from there."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=_ENV_FILE, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    # Where things are
+    data_dir: Path = Field(Path("data"), description="Directory of all state kept on this machine.")
+    bind: str = Field("127.0.0.1:8000", description="Address of the web server, host:port.")
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("DATABASE_URL", "database_url"),
+        description="SQLAlchemy URL; without it, SQLite in the data directory.",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+        description="The broker; without it, `classify up` starts one of its own.",
+    )
+
+    # What comes in
+    default_model: str = Field("vgg16", description="Model of a job that names none.")
+    max_image_bytes: int = Field(32 * 2**20, gt=0, description="Largest image, in bytes.")
+    max_image_pixels: int = Field(64_000_000, gt=0, description="Largest image, width x height.")
+    max_images_per_form: int = Field(20, gt=0, description="Images of one form on the page.")
+    idempotency_hours: float = Field(24, gt=0, description="How long an Idempotency-Key is kept.")
+
+    # Web
+    web_processes: int = Field(2, gt=0, description="Processes of the web server.")
+    web_threads: int = Field(8, gt=1, description="Threads of each; at most half of them wait.")
+    max_wait_seconds: int = Field(60, ge=0, le=60, description="Longest `Prefer: wait`.")
+
+    # Worker
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Models a worker serves, separated by commas; empty: all installed."
+    )
+    max_batch_size: int = Field(
+        8, gt=0, description="Largest batch. On a CPU more than 8 gains 2-5 % and costs latency."
+    )
+    decode_threads: int = Field(0, ge=0, description="Threads that decode images; 0: one a core.")
+    lease_seconds: float = Field(60, gt=0, description="How long a claim holds without renewal.")
+    renew_seconds: float = Field(15, gt=0, description="How often a worker renews its claims.")
+    recovery_seconds: float = Field(2, gt=0, description="Pause between two recovery rounds.")
+    fetch_limit_seconds: float = Field(120, gt=0, description="Longest fetch of one batch.")
+    decode_limit_seconds: float = Field(120, gt=0, description="Longest decoding of one batch.")
+    pass_limit_seconds: float = Field(300, gt=0, description="Longest forward pass.")
+    record_limit_seconds: float = Field(120, gt=0, description="Longest recording of one batch.")
+    unreachable_hours: float = Field(
+        24, gt=0, description="How long a job waits for an image that cannot be read."
+    )
+
+    # Background worker
+    sweep_seconds: float = Field(60, gt=0, description="Pause between two sweeps.")
+    orphan_hours: float = Field(
+        24, gt=0, description="Age at which a stored object without a row is removed."
+    )
+    download: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("vgg16",),
+        description="Models whose weights the background worker fetches, separated by commas.",
+    )
+    weights_url: str = Field(
+        "https://storage.googleapis.com/tensorflow/keras-applications",
+        description="Where pretrained weights are fetched from; name a mirror here.",
+    )
+    download_retry_seconds: float = Field(
+        600, gt=0, description="Pause before a failed download is tried again."
+    )
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: readable on a terminal, else one JSON object a line."
+    )
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.absolute() / 'classifier.db'}"
+
+    @property
+    def broker(self) -> str | None:
+        """The broker's URL, or None where `classify up` has yet to start one."""
+        return None if self.redis_url is None else self.redis_url.get_secret_value()
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """The address web listens on."""
+        host, _, port = self.bind.rpartition(":")
+        return host.strip("[]") or "127.0.0.1", int(port)
+
+    @field_validator("models", "download", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """`a, b` as a tuple of names."""
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("bind")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        """An address is `host:port`."""
+        if not value.rpartition(":")[2].isdigit():
+            raise ValueError("an address is host:port, for example 127.0.0.1:8000")
+        return value
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read flags, environment and `.env`, in this order of precedence.
+
+    Raises:
+        ConfigurationError: A name is unknown or a value does not fit; all of them are named.
+    """
+    values = {**dotenv_values(_ENV_FILE), **os.environ}
+    _refuse_unknown(values)
+    secrets = {
+        name.lower(): _read_secret(Path(path))
+        for name in ("DATABASE_URL", "REDIS_URL")
+        if (path := values.get(f"{name}_FILE")) and not values.get(name)
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**(secrets | given))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{_variable(str(problem['loc'][0]))}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ConfigurationError(problems) from error
+
+
+def _variable(field: str) -> str:
+    return field if field.isupper() else (PREFIX + field).upper()
+
+
+def _refuse_unknown(values: dict[str, str | None]) -> None:
+    """A mistyped name would otherwise be ignored silently."""
+    known = {_variable(field) for field in Settings.model_fields}
+    unknown = sorted(name for name in values if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the secret file {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Where bytes are kept: images and the files of models, behind one small Protocol."""

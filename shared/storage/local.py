@@ -1,0 +1,124 @@
+"""Objects as files of a local directory."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from shared.errors import ObjectMissing, Unavailable
+from shared.storage.protocol import StoredObject
+
+_UNFINISHED = ".unfinished-"
+
+
+class LocalStorage:
+    """A directory. A write goes to a file beside its place, is synced, then renamed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Storage.write`."""
+        with self._replacing(name) as file:
+            file.write(data)
+
+    def write_file(self, name: str, path: Path) -> None:
+        """See `Storage.write_file`."""
+        with self._replacing(name) as file, path.open("rb") as source:
+            shutil.copyfileobj(source, file, 2**20)
+
+    def read(self, name: str) -> bytes:
+        """See `Storage.read`."""
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError as error:
+            # A root that vanished (an unmounted disk) must not pass for a missing object.
+            if not self._root.is_dir():
+                raise Unavailable(f"the storage directory {self._root} is gone") from error
+            raise ObjectMissing(name) from error
+        except OSError as error:
+            raise Unavailable(f"the storage cannot be read: {error.strerror}") from error
+
+    def fetch_directory(self, prefix: str, cache: Path) -> Path:  # noqa: ARG002 - already local
+        """See `Storage.fetch_directory`; the files are where they are."""
+        directory = self._path(prefix)
+        if not directory.is_dir():
+            raise ObjectMissing(prefix)
+        return directory
+
+    def delete(self, name: str) -> None:
+        """See `Storage.delete`; the directory goes too when it is empty."""
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"the storage cannot delete: {error.strerror}") from error
+        try:
+            path.parent.rmdir()
+        except OSError:
+            return  # not empty, or gone already: both are as they should be
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """See `Storage.list`; unfinished writes are listed too, so that a sweep removes them."""
+        for directory, _, files in os.walk(self._path(prefix)):
+            for file in files:
+                path = Path(directory) / file
+                try:
+                    modified = path.stat().st_mtime
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                yield StoredObject(
+                    str(path.relative_to(self._root)), datetime.fromtimestamp(modified, UTC)
+                )
+
+    def check(self) -> None:
+        """See `Storage.check`."""
+        self.write("check", b"written by a readiness check")
+
+    def _path(self, name: str) -> Path:
+        return self._root / name
+
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[BinaryIO]:
+        path = self._path(name)
+        unfinished = path.with_name(f"{_UNFINISHED}{uuid4().hex}")
+        try:
+            file = self._create(unfinished)
+            try:
+                with file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.replace(path)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+            # The directory may be new too: its own name is in the one above it.
+            _sync_directory(path.parent)
+            _sync_directory(path.parent.parent)
+        except OSError as error:
+            raise Unavailable(f"the storage cannot be written: {error.strerror}") from error
+
+    @staticmethod
+    def _create(path: Path) -> BinaryIO:
+        """Open a new file; a `delete` may take the empty directory away in between."""
+        for _ in range(10):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return path.open("xb")
+            except FileNotFoundError:
+                continue
+        raise FileNotFoundError(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name itself survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
