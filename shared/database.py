@@ -41,7 +41,7 @@ def new_id() -> UUID:
     return uuid7()
 
 
-class moment(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
+class moment(FunctionElement[datetime]):
     """Now plus some seconds, for comparisons: constant within a statement, so indexes serve."""
 
     type = UTCDateTime()
@@ -52,7 +52,7 @@ class moment(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
         super().__init__(offset_seconds)
 
 
-class stamp(FunctionElement[datetime]):  # noqa: N801 - reads as SQL
+class stamp(FunctionElement[datetime]):
     """Now plus some seconds, for values that are stored: the wall clock at that instant."""
 
     type = UTCDateTime()

@@ -116,7 +116,7 @@ def install(
             update(model_versions).where(model_versions.c.id == found).values(removed_at=None)
         )
     make_current(connection, name, found)
-    return found
+    return int(found)
 
 
 def make_current(connection: Connection, name: str, version_id: int) -> None:
@@ -221,7 +221,7 @@ def _insert_version(connection: Connection, values: dict[str, Any]) -> int:
     connection.execute(
         insert(lanes), [{"model_version": id_, "lane": lane, "clock": 0} for lane in LANES]
     )
-    return id_
+    return int(id_)
 
 
 def begin_download(connection: Connection, name: str, token: UUID, lease_seconds: float) -> bool:

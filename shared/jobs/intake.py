@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -81,15 +82,11 @@ def submit(
         ProblemError: `idempotency_mismatch` or `idempotency_gone`.
         Unavailable: Database or storage is away; nothing was accepted.
     """
-    sha256 = image.sha256
+    new = _Submission(image, image.sha256, filename, options, target, caller)
     for _ in range(_RESTARTS):
-        stored = _store(database, storage, image, sha256)
+        insert = partial(_insert, new=new, stored=_store(database, storage, new))
         try:
-            accepted = database.transact(
-                lambda connection: _insert(
-                    connection, image, sha256, stored, filename, options, target, caller
-                )
-            )
+            accepted = database.transact(insert)
         except (IntegrityError, _ImageVanished):
             continue
         if accepted is not None:
@@ -153,28 +150,34 @@ def next_sequence(connection: Connection, version_id: int, lane: str, flow: str)
     return int(connection.execute(select(func.coalesce(behind, clock))).scalar_one())
 
 
-def _store(database: Database, storage: Storage, image: NewImage, sha256: str) -> str | None:
+@dataclass(frozen=True)
+class _Submission:
+    image: NewImage
+    sha256: str
+    filename: str | None
+    options: JobOptions
+    target: Target
+    caller: Caller
+
+
+class _ImageVanished(Exception):
+    """The image's row was swept before the job could hold it: all of it is begun again."""
+
+
+def _store(database: Database, storage: Storage, new: _Submission) -> str | None:
     """The name of a new object, or None where the image's row already names one."""
     with database.read() as connection:
-        known = connection.scalar(select(images.c.object).where(images.c.sha256 == sha256))
+        known = connection.scalar(select(images.c.object).where(images.c.sha256 == new.sha256))
     if known is not None:
         return None
-    name = f"images/{sha256}/{new_id()}"
-    storage.write(name, image.data)
+    name = f"images/{new.sha256}/{new_id()}"
+    storage.write(name, new.image.data)
     return name
 
 
-def _insert(
-    connection: Connection,
-    image: NewImage,
-    sha256: str,
-    stored: str | None,
-    filename: str | None,
-    options: JobOptions,
-    target: Target,
-    caller: Caller,
-) -> Accepted | None:
+def _insert(connection: Connection, new: _Submission, stored: str | None) -> Accepted | None:
     """The job's transaction; None where it has to be begun again."""
+    options, target, caller = new.options, new.target, new.caller
     job_id = new_id()
     if caller.idempotency_key is not None and not insert_if_absent(
         connection,
@@ -182,26 +185,25 @@ def _insert(
         {
             "owner": caller.owner,
             "key": caller.idempotency_key,
-            "fingerprint": _fingerprint(sha256, options),
+            "fingerprint": _fingerprint(new.sha256, options),
             "job": job_id,
             "created_at": stamp(),
         },
     ):
-        first = replayed(connection, caller, sha256, options)
-        if first is not None:
-            return Accepted(first, queued=False)
-        return None  # the key went away between the two statements
-    if not _hold_image(connection, image, sha256, stored):
+        first = replayed(connection, caller, new.sha256, options)
+        # None: the key went away between the two statements.
+        return None if first is None else Accepted(first, queued=False)
+    if not _hold_image(connection, new, stored):
         raise _ImageVanished
     found = connection.execute(
         select(results.c.image).where(
-            results.c.image == sha256, results.c.model_version == target.version_id
+            results.c.image == new.sha256, results.c.model_version == target.version_id
         )
     ).first()
     guilty = connection.execute(
         select(jobs.c.id)
         .where(
-            jobs.c.image == sha256,
+            jobs.c.image == new.sha256,
             jobs.c.model_version == target.version_id,
             text("jobs.error_code = 'worker_lost'"),
         )
@@ -210,12 +212,12 @@ def _insert(
     values: dict[str, Any] = {
         "id": job_id,
         "owner": caller.owner,
-        "image": sha256,
+        "image": new.sha256,
         "model_version": target.version_id,
         "pinned": target.pinned,
         "top_k": options.top_k,
         "min_score": options.min_score,
-        "filename": filename,
+        "filename": new.filename,
         "reference": options.reference,
         "metadata": options.metadata,
         "lane": options.lane,
@@ -234,11 +236,7 @@ def _insert(
     return Accepted(job_id, queued=found is None)
 
 
-class _ImageVanished(Exception):
-    """The image's row was swept before the job could hold it: all of it is begun again."""
-
-
-def _hold_image(connection: Connection, image: NewImage, sha256: str, stored: str | None) -> bool:
+def _hold_image(connection: Connection, new: _Submission, stored: str | None) -> bool:
     """Lock the image's row, made or mended with our object where it needs one.
 
     An object that turns out not to be needed (two submits of one new image) is left to the sweep.
@@ -248,18 +246,18 @@ def _hold_image(connection: Connection, image: NewImage, sha256: str, stored: st
             connection,
             images,
             {
-                "sha256": sha256,
+                "sha256": new.sha256,
                 "object": stored,
-                "media_type": image.media_type,
-                "width": image.width,
-                "height": image.height,
-                "size_bytes": len(image.data),
+                "media_type": new.image.media_type,
+                "width": new.image.width,
+                "height": new.image.height,
+                "size_bytes": len(new.image.data),
                 "created_at": stamp(),
             },
         )
     row = connection.execute(
         select(images.c.object)
-        .where(images.c.sha256 == sha256)
+        .where(images.c.sha256 == new.sha256)
         .with_for_update(read=True, key_share=True)
     ).first()
     if row is None:
@@ -268,7 +266,7 @@ def _hold_image(connection: Connection, image: NewImage, sha256: str, stored: st
         return True
     if stored is None:
         return False
-    connection.execute(update(images).where(images.c.sha256 == sha256).values(object=stored))
+    connection.execute(update(images).where(images.c.sha256 == new.sha256).values(object=stored))
     return True
 
 

@@ -24,7 +24,7 @@ LIVE_SECONDS = 30  # a worker says every few seconds that it lives
 
 
 def owned(owner: str) -> ColumnElement[bool]:
-    """The one condition that keeps owners apart; every look at jobs for a client goes through it."""
+    """The one condition that keeps owners apart; every look for a client goes through it."""
     return jobs.c.owner == owner
 
 

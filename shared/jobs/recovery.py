@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, select, update
 
 from shared.database import Database, moment
 from shared.jobs import transitions
@@ -196,7 +196,7 @@ def waiting_lanes(database: Database, version_ids: Sequence[int]) -> set[str]:
         }
 
 
-def _has_queued(version_id: object) -> object:
+def _has_queued(version_id: ColumnElement[int]) -> ColumnElement[bool]:
     return select(jobs.c.id).where(transitions.QUEUED, jobs.c.model_version == version_id).exists()
 
 

@@ -74,11 +74,10 @@ def claim(
 ) -> Sequence[Row[Any]]:
     """Take up to `limit` jobs in order of their sequence; the rows say what the worker needs.
 
-    Args:
-        from_clock: Begin at the lane's clock, past the dead entries at the index's head. What
-            lies below (a late commit, a tie) is met by a claim without it.
+    With `from_clock` it begins at the lane's clock, past the dead entries at the index's head.
+    What lies below (a late commit, a tie) is met by a claim without it.
     """
-    waiting = [CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane]
+    waiting: list[Any] = [CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane]
     # An overdue job is left for `end_overdue`, which knows what becomes of it.
     waiting.append(or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > moment()))
     if from_clock:

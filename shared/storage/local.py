@@ -43,7 +43,7 @@ class LocalStorage:
         except OSError as error:
             raise Unavailable(f"the storage cannot be read: {error.strerror}") from error
 
-    def fetch_directory(self, prefix: str, cache: Path) -> Path:  # noqa: ARG002 - already local
+    def fetch_directory(self, prefix: str, cache: Path) -> Path:
         """See `Storage.fetch_directory`; the files are where they are."""
         directory = self._path(prefix)
         if not directory.is_dir():
@@ -113,6 +113,11 @@ class LocalStorage:
             except FileNotFoundError:
                 continue
         raise FileNotFoundError(path)
+
+
+def open_storage(data_dir: Path) -> LocalStorage:
+    """The storage below the data directory."""
+    return LocalStorage(data_dir / "objects")
 
 
 def _sync_directory(directory: Path) -> None:

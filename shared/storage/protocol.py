@@ -50,10 +50,3 @@ class Storage(Protocol):
         Raises:
             Unavailable: It does not.
         """
-
-
-def open_storage(data_dir: Path) -> Storage:
-    """The storage that the settings name: a local directory."""
-    from shared.storage.local import LocalStorage  # the implementation knows the protocol
-
-    return LocalStorage(data_dir / "objects")

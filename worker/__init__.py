@@ -1,0 +1,1 @@
+"""Celery: jobs in, results out. Knows nothing of Flask."""

@@ -1,0 +1,1 @@
+"""What computes the forward pass; the only place that imports keras or tensorflow."""

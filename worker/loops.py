@@ -1,0 +1,83 @@
+"""The resident loops: each claims batches of one lane for as long as the process lives."""
+
+import threading
+import time
+
+import structlog
+
+from shared.errors import Unavailable
+from shared.jobs.claiming import Claim, LaneCursor, claim_batch
+from worker.pipeline import Pipeline
+from worker.runtime import Runtime
+from worker.serving import LoadedModel
+from worker.watchdog import Activity, WatchedThread, end_process
+
+_AWAY_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Loop(WatchedThread):
+    """Sleeps on its lane's event; awake, it works until a claim of every version is empty."""
+
+    def __init__(
+        self,
+        lane: str,
+        number: int,
+        event: threading.Event,
+        runtime: Runtime,
+        pipeline: Pipeline,
+    ) -> None:
+        super().__init__(name=f"{lane}-{number}", daemon=True)
+        self.activity = Activity(runtime.settings)
+        self._lane = lane
+        self._event = event
+        self._runtime = runtime
+        self._pipeline = pipeline
+        self._cursors: dict[int, LaneCursor] = {}
+
+    def run(self) -> None:
+        """Sleep and work, until the process stops. Any exception ends the process."""
+        try:
+            while not self._runtime.stopping.is_set():
+                self._event.wait()
+                self._event.clear()
+                self._work_off()
+        except Exception as error:  # whatever it is, a process with a dead loop must not live on
+            log.exception("loop_failed", loop=self.name)
+            end_process(f"{self.name}: {error}")
+
+    def _work_off(self) -> None:
+        was_idle = True
+        while not self._runtime.stopping.is_set():
+            began = time.monotonic()
+            try:
+                taken = self._claim()
+            except Unavailable as error:
+                log.warning("cannot_claim", error=str(error))
+                self._runtime.stopping.wait(_AWAY_SECONDS)
+                return  # recovery wakes us when the database answers and jobs wait
+            if taken is None:
+                return
+            claim, model = taken
+            if was_idle and len(claim.jobs) >= model.batch_limit:
+                self._runtime.bell.ring(model.version.model, self._lane)  # idle neighbours may help
+            was_idle = False
+            self._pipeline.work(claim, model, self.activity, (time.monotonic() - began) * 1000)
+
+    def _claim(self) -> tuple[Claim, LoadedModel] | None:
+        for model in self._runtime.serving.by_turn(self._lane):
+            version_id = model.version.id
+            claim = claim_batch(
+                self._runtime.database,
+                self._cursors.setdefault(version_id, LaneCursor()),
+                version_id=version_id,
+                lane=self._lane,
+                limit=model.batch_limit,
+                worker=self._runtime.identity.id,
+                lease_seconds=self._runtime.settings.lease_seconds,
+            )
+            if claim is not None:
+                self._runtime.serving.note_served(model, self._lane)
+                return claim, model
+        return None

@@ -1,0 +1,48 @@
+"""From stored bytes to the pixels of the model's input, as Keras's `load_img` makes them."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from shared.images import FORMATS
+from shared.jobs.recording import Failure
+from shared.models import ModelSpec
+
+_RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
+
+# Our own limit, checked on the header, comes before Pillow's; two limits would be one too many.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode(data: bytes, spec: ModelSpec, max_pixels: int) -> NDArray[np.uint8] | Failure:
+    """Decode, turn as EXIF says, convert to RGB and resize.
+
+    The steps and their order are those of `keras.utils.load_img(target_size=…)`, after the turn.
+
+    Args:
+        data: The image file.
+        spec: Says the input size in pixels and the kind of resampling.
+        max_pixels: Largest width times height that is decoded.
+
+    Returns:
+        RGB of shape (height, width, 3), 0-255; or why the image cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels are fine
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    size = f"{image.width} x {image.height}"
+                    return Failure("image_too_large", f"The image has {size} pixels.")
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        return Failure("image_unreadable", f"The image cannot be decoded: {error}.")
+    target = (spec.width, spec.height)
+    if upright.size != target:
+        upright = upright.resize(target, _RESAMPLING[spec.resize])
+    return np.asarray(upright, dtype=np.uint8)
