@@ -12,6 +12,7 @@ from typing import Any
 import click
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
@@ -23,7 +24,7 @@ LABELS = (HERE / "labels.txt").read_text(encoding="utf-8").split()
 SIZE = (CONFIG["input"]["width"], CONFIG["input"]["height"])
 
 TRAIN_IMAGES = 1437  # The 360 images after these are never trained on.
-SEED = 20
+SEED = 7
 EPOCHS = 75
 BATCH_SIZE = 48
 LEARNING_RATE = 2e-3
@@ -168,6 +169,9 @@ def build() -> keras.Model:
 
 def train(values: NDArray[np.float64], digits: NDArray[np.int64]) -> keras.Model:
     """Trains a network on the varied digits with a fixed seed; returns it without its optimizer."""
+    # With one thread every sum is added up in the same order, so the same weights come out again.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(SEED)
     batches = VariedDigits(values, digits)
     model = build()
