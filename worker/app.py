@@ -1,10 +1,14 @@
 """The worker process: a Celery worker whose bootstep runs the resident loops."""
 
+import os
+import socket
 import time
+import warnings
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
+from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
 from shared.bell import Bell
@@ -71,6 +75,8 @@ class _Consumer:
             def stop(self, _worker: Any) -> None:
                 process.stop()
 
+        # It warns root of pickled messages; ours are JSON, and nothing else is accepted.
+        warnings.simplefilter("ignore", SecurityWarning)
         # Celery would put its own handlers in place of ours.
         setup_logging.connect(_keep_our_logging)
         self._app.steps["worker"].add(Serve)
@@ -79,7 +85,7 @@ class _Consumer:
             pool="threads",
             concurrency=1,
             queues=[queue_name(name) for name in settings.models or (settings.default_model,)],
-            hostname=f"worker-{time.time_ns():x}@%h",
+            hostname=f"{os.getpid()}@{socket.gethostname()}",
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,

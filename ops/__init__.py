@@ -1,0 +1,1 @@
+"""The `classify` commands that run the service: the one place that knows web and worker both."""

@@ -1,0 +1,129 @@
+"""The background worker: recovery, the sweep and downloads, each in a thread of its own.
+
+A plain process: as yet nothing is sent to it by message, so it is no consumer of any queue.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from ops.catalogue import DOWNLOADS
+from ops.download import Busy, pull
+from ops.fetch import Interrupted
+from shared import models
+from shared.database import Database
+from shared.errors import ServiceError, Unavailable
+from shared.jobs.recovery import Recovery
+from shared.settings import Settings
+from shared.storage.local import open_storage
+from shared.storage.protocol import Storage
+from shared.sweep import Sweep
+
+_LOOK_SECONDS = 5.0  # how often it looks whether somebody installed a model meanwhile
+_STOP_SECONDS = 1.5
+
+log = structlog.get_logger(__name__)
+
+
+class _Timed(Protocol):
+    def step(self) -> None: ...
+
+
+def run_background(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    endings = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before any thread is there, so that all of them leave these signals to sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    stop = threading.Event()
+    database = Database(settings.database, pool_size=4)
+    storage = open_storage(settings.data_dir)
+    rounds: tuple[tuple[str, Callable[[], None]], ...] = (
+        (
+            "recovery",
+            lambda: _repeat(Recovery(database, settings), settings.recovery_seconds, stop),
+        ),
+        (
+            "sweep",
+            lambda: _repeat(Sweep(database, storage, settings), settings.sweep_seconds, stop),
+        ),
+        ("download", lambda: _download(database, storage, settings, stop)),
+    )
+    threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in rounds]
+    for thread in threads:
+        thread.start()
+    number = signal.sigwait(endings)
+    stop.set()
+    give_up = time.monotonic() + _STOP_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, give_up - time.monotonic()))
+    return 130 if number == signal.SIGINT else 0
+
+
+def _repeat(timed: _Timed, seconds: float, stop: threading.Event) -> None:
+    """Call a step again and again; what goes wrong once may go well the next time."""
+    name = type(timed).__name__.lower()
+    while not stop.is_set():
+        try:
+            timed.step()
+        except Unavailable as error:
+            log.warning("round_postponed", round=name, reason=str(error))
+        except Exception:
+            log.exception("round_failed", round=name)
+        stop.wait(seconds)
+
+
+def _download(
+    database: Database, storage: Storage, settings: Settings, stop: threading.Event
+) -> None:
+    """Fetch the weights of the wanted models that are not installed, until they are."""
+    due = dict.fromkeys(settings.download, 0.0)
+    for name in sorted(due.keys() - DOWNLOADS.keys()):
+        log.error("download_unknown", model=name, known=sorted(DOWNLOADS))
+        del due[name]
+    while not stop.is_set():
+        for name in sorted(due):
+            if time.monotonic() >= due[name] and not stop.is_set():
+                due[name] = time.monotonic() + _try(database, storage, settings, name, stop)
+        stop.wait(_LOOK_SECONDS)
+
+
+def _try(
+    database: Database, storage: Storage, settings: Settings, name: str, stop: threading.Event
+) -> float:
+    """Fetch one model; returns after how many seconds to look again."""
+    try:
+        if _is_installed(database, name):
+            return _LOOK_SECONDS
+        log.info("download_started", model=name)
+        version = pull(
+            database,
+            storage,
+            DOWNLOADS[name],
+            settings.weights_url,
+            settings.data_dir / "downloads",
+            stop=stop,
+        )
+        log.info("model_installed", model=name, version=version)
+        return _LOOK_SECONDS
+    except (Busy, Interrupted):
+        return _LOOK_SECONDS
+    except Unavailable as error:
+        log.warning("download_postponed", model=name, reason=str(error))
+        return _LOOK_SECONDS
+    except ServiceError as error:
+        log.warning("download_failed", model=name, reason=str(error))
+    except Exception:
+        log.exception("download_failed", model=name)
+    return settings.download_retry_seconds
+
+
+def _is_installed(database: Database, name: str) -> bool:
+    with database.read() as connection:
+        return any(
+            row.name == name and row.current_version is not None
+            for row in models.states(connection)
+        )

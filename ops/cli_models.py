@@ -1,0 +1,183 @@
+"""`classify models`: what is installed, and installing more."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ops.cli import as_json, with_settings
+from shared.errors import ServiceError
+
+if TYPE_CHECKING:
+    from shared.database import Database
+    from shared.settings import Settings
+    from shared.storage.protocol import Storage
+
+
+@click.group("models")
+def models_group() -> None:
+    """List, fetch, import and switch models."""
+
+
+@models_group.command("list")
+@as_json
+@with_settings(role="models")
+def list_models(settings: "Settings", as_json: bool) -> int:
+    """Show every known model, its state and its versions."""
+    database, _ = _open(settings)
+    found = _described(database)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return 0
+    for model in found:
+        click.echo(f"{model['name']:<12} {model['state']:<12} {model['detail']}")
+        for version in model["versions"]:
+            mark = "current" if version["version"] == model["current"] else ""
+            click.echo(f"  {version['version']}  {version['size_bytes'] / 2**20:8.1f} MiB  {mark}")
+    return 0
+
+
+@models_group.command()
+@click.argument("name")
+@as_json
+@with_settings(role="models")
+def pull(settings: "Settings", name: str, as_json: bool) -> int:
+    """Download a model's weights and install them."""
+    from ops import download
+    from ops.catalogue import DOWNLOADS
+    from ops.progress import Progress
+
+    if name not in DOWNLOADS:
+        raise ServiceError(f"{name} cannot be downloaded. These can: {', '.join(DOWNLOADS)}.")
+    database, storage = _open(settings)
+    with Progress(f"Downloading {name}") as progress:
+        version = download.pull(
+            database,
+            storage,
+            DOWNLOADS[name],
+            settings.weights_url,
+            settings.data_dir / "downloads",
+            progress=progress,
+        )
+    return _say_installed(name, version, as_json)
+
+
+@models_group.command("import")
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@as_json
+@with_settings(role="models")
+def import_model(settings: "Settings", name: str, file: Path, as_json: bool) -> int:
+    """Install a model from a weights file, or one of your own from its directory.
+
+    For vgg16 FILE is a weights file (.weights.h5, .h5 or .keras); for a model of your own it is a
+    directory with model.keras, labels.txt and model.toml.
+    """
+    from ops.catalogue import DOWNLOADS
+    from ops.models import install_directory
+    from ops.weights import import_weights
+
+    if not file.is_dir() and name not in DOWNLOADS:
+        raise ServiceError(
+            f"a file alone does not say how to use {name}: give a directory with model.keras, "
+            f"labels.txt and model.toml. Only {', '.join(DOWNLOADS)} can be a weights file."
+        )
+    database, storage = _open(settings)
+    from worker.engines.tensorflow import check_weights
+
+    if file.is_dir():
+        version = install_directory(database, storage, name, file, check=check_weights)
+    else:
+        version = import_weights(
+            database,
+            storage,
+            DOWNLOADS[name],
+            file,
+            settings.data_dir / "downloads",
+            check=check_weights,
+        )
+    return _say_installed(name, version, as_json)
+
+
+@models_group.command()
+@click.argument("name")
+@click.argument("version")
+@as_json
+@with_settings(role="models")
+def current(settings: "Settings", name: str, version: str, as_json: bool) -> int:
+    """Make an installed version the one that new jobs get."""
+    from shared import models
+
+    database, _ = _open(settings)
+    with database.read() as connection:
+        found = models.version_id(connection, name, version)
+    if found is None:
+        raise ServiceError(f"{name} has no installed version {version}; see `classify models list`")
+    database.transact(lambda connection: models.make_current(connection, name, found))
+    if as_json:
+        click.echo(json.dumps({"name": name, "current": version}))
+    else:
+        click.echo(f"{name} is now answered by {name}@{version}.")
+    return 0
+
+
+def _open(settings: "Settings") -> "tuple[Database, Storage]":
+    """Database and storage; a database on this machine is brought up to date first."""
+    from ops.models import prepare
+    from shared import migrations
+    from shared.database import Database
+    from shared.storage.local import open_storage
+
+    database, storage = Database(settings.database, pool_size=3), open_storage(settings.data_dir)
+    if database.is_sqlite:
+        prepare(database, storage)
+    elif not migrations.is_current(database):
+        raise ServiceError("the database has another schema: run `classify db upgrade` first")
+    return database, storage
+
+
+def _described(database: "Database") -> list[dict[str, Any]]:
+    from shared import models
+
+    with database.read() as connection:
+        return [
+            _description(row, models.versions_of(connection, row.name))
+            for row in models.states(connection)
+        ]
+
+
+def _description(row: Any, versions: Any) -> dict[str, Any]:
+    from shared import models
+
+    current = next((v.version for v in versions if v.id == row.current_version), None)
+    done, total = row.download_bytes or 0, row.download_total_bytes
+    if current is not None:
+        state, detail = "ready", ""
+    elif row.downloading:
+        state, detail = "downloading", f"{100 * done // total} %" if total else ""
+    else:
+        state, detail = "unavailable", f"{models.reason(row)} {models.mend(row.name)}"
+    return {
+        "name": row.name,
+        "state": state,
+        "detail": detail,
+        "current": current,
+        "versions": [
+            {
+                "version": v.version,
+                "size_bytes": v.spec["size_bytes"],
+                "installed_at": v.installed_at.isoformat(),
+                "removed": v.removed_at is not None,
+            }
+            for v in versions
+        ],
+    }
+
+
+def _say_installed(name: str, version: str, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"name": name, "version": version}))
+    else:
+        click.echo(f"Installed {name}@{version}.")
+    return 0

@@ -1,0 +1,158 @@
+"""The timed steps, in the background worker, that delete what nothing needs any more.
+
+The rows decide, never the files: a row goes first, its transaction commits, then its object.
+What an interruption leaves in between is an object without a row, which a later sweep removes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import Connection, Row, delete, exists, select, tuple_
+from sqlalchemy.exc import IntegrityError
+
+from shared.database import Database, moment, utc_now
+from shared.settings import Settings
+from shared.storage.protocol import Storage
+from shared.tables import idempotency_keys, images, jobs, workers
+
+_YOUNG_SECONDS = 60  # an image's first minute: the next submit may well be of the same image
+_WORKER_SECONDS = 24 * 3600
+_ROWS = 100
+_KEYS = 1000
+_PAGE = 5000
+_IMAGES_SECONDS = 10.0  # of one sweep; where it stopped, the next one goes on
+_LISTINGS_PER_AGE = 24  # listing a storage is dear: objects are looked at so often before they go
+
+log = structlog.get_logger(__name__)
+
+_UNUSED = ~exists().where(jobs.c.image == images.c.sha256)
+
+
+@dataclass
+class Sweep:
+    """The sweep of one process: `step` is called every `sweep_seconds`."""
+
+    database: Database
+    storage: Storage
+    settings: Settings
+    _after: str = field(default="", init=False)
+    _next_listing: float = field(default=0.0, init=False)
+
+    def step(self) -> None:
+        """Run each step once.
+
+        Raises:
+            Unavailable: Database or storage is away; call again later.
+        """
+        steps: tuple[Callable[[], int], ...] = (
+            self.remove_unused_images,
+            self.remove_orphans,
+            self.forget_idempotency_keys,
+            self.forget_workers,
+        )
+        for step in steps:
+            removed = step()
+            if removed:
+                log.info("sweep", step=step.__name__, removed=removed)
+
+    def remove_unused_images(self) -> int:
+        """Delete images that no job cites, with their results, then their objects."""
+        give_up = time.monotonic() + _IMAGES_SECONDS
+        removed = 0
+        while time.monotonic() < give_up:
+            with self.database.read() as connection:
+                page = connection.execute(
+                    select(
+                        images.c.sha256,
+                        (_UNUSED & (images.c.created_at < moment(-_YOUNG_SECONDS))).label("go"),
+                    )
+                    .where(images.c.sha256 > self._after)
+                    .order_by(images.c.sha256)
+                    .limit(_PAGE)
+                ).all()
+            for names in _in_parts([row.sha256 for row in page if row.go], _ROWS):
+                removed += self._remove_images(names)
+            self._after = page[-1].sha256 if len(page) == _PAGE else ""
+            if not self._after:
+                break
+        return removed
+
+    def _remove_images(self, names: Sequence[str]) -> int:
+        try:
+            rows = self.database.transact(lambda connection: _delete_images(connection, names))
+        except IntegrityError:
+            return 0  # the foreign key has the last word: a job came in between
+        for row in rows:
+            if row.object is not None:
+                self.storage.delete(row.object)
+        return len(rows)
+
+    def remove_orphans(self) -> int:
+        """Remove objects that no row names and that are too old to be about to get one."""
+        if time.monotonic() < self._next_listing:
+            return 0
+        age = timedelta(hours=self.settings.orphan_hours)
+        cutoff = utc_now() - age
+        old = [found.name for found in self.storage.list("images") if found.modified_at < cutoff]
+        removed = 0
+        for names in _in_parts(old, _KEYS):
+            removed += self._remove_unnamed(names)
+        self._next_listing = time.monotonic() + age.total_seconds() / _LISTINGS_PER_AGE
+        return removed
+
+    def _remove_unnamed(self, names: Sequence[str]) -> int:
+        with self.database.read() as connection:
+            named = set(
+                connection.scalars(
+                    select(images.c.object).where(
+                        images.c.sha256.in_({name.split("/")[1] for name in names})
+                    )
+                )
+            )
+        unnamed = [name for name in names if name not in named]
+        for name in unnamed:
+            self.storage.delete(name)
+        return len(unnamed)
+
+    def forget_idempotency_keys(self) -> int:
+        """Delete keys that are older than they are promised to be kept."""
+        key = (idempotency_keys.c.owner, idempotency_keys.c.key)
+        age = self.settings.idempotency_hours * 3600
+        old = select(*key).where(idempotency_keys.c.created_at < moment(-age)).limit(_KEYS)
+        statement = delete(idempotency_keys).where(tuple_(*key).in_(old))
+        removed = 0
+        while True:
+            step = self.database.transact(lambda connection: connection.execute(statement).rowcount)
+            removed += step
+            if step < _KEYS:
+                return removed
+
+    def forget_workers(self) -> int:
+        """Delete the rows of worker processes that were not seen for a day."""
+        statement = delete(workers).where(workers.c.last_seen < moment(-_WORKER_SECONDS))
+        return self.database.transact(lambda connection: connection.execute(statement).rowcount)
+
+
+def _delete_images(connection: Connection, names: Sequence[str]) -> Sequence[Row[tuple[str]]]:
+    """Delete those of these images that are still unused; rows with their objects' names.
+
+    Two statements: the second one sees the jobs that were committed before the first had its
+    locks, and while we hold them no job can take hold of the image.
+    """
+    held = connection.scalars(
+        select(images.c.sha256)
+        .where(images.c.sha256.in_(names))
+        .order_by(images.c.sha256)
+        .with_for_update(skip_locked=True)
+    ).all()
+    return connection.execute(
+        delete(images).where(images.c.sha256.in_(held), _UNUSED).returning(images.c.object)
+    ).all()
+
+
+def _in_parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]

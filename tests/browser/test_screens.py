@@ -1,0 +1,113 @@
+"""Every page in its states, at phone and desktop size, light and dark: it fits and is quiet.
+
+The pictures are left in `tests/output/pages/` to be looked at.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from shared.jobs.recording import Failure
+from tests.browser.conftest import Site, upload
+
+pytestmark = pytest.mark.browser
+
+OUTPUT = Path(__file__).parents[1] / "output" / "pages"
+SIZES = {"phone": (390, 844), "desktop": (1280, 900), "narrow": (360, 740)}
+LONG_NAME = "a-rather-long-file-name-without-any-space-as-some-cameras-make-them-20260101-01.png"
+
+
+class Looker:
+    """Goes from page to page, and looks at each."""
+
+    def __init__(self, site: Site, page: Page, size: str, scheme: str) -> None:
+        self.site = site
+        self.page = page
+        self.size = size
+        self.scheme = scheme
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+
+    def look(self, name: str) -> None:
+        expect(self.page.locator("h1")).to_have_count(1)
+        expect(self.page.locator("html")).to_have_attribute("data-bs-theme", self.scheme)
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        self.page.wait_for_function(
+            "[...document.images].every((i) => i.complete || i.loading === 'lazy')"
+        )
+        self.page.mouse.move(0, 0)
+        path = OUTPUT / f"{name}-{self.size}-{self.scheme}.png"
+        self.page.screenshot(path=path, full_page=True)
+
+    def form(self, name: str) -> None:
+        self.page.goto(self.site.url)
+        self.look(name)
+
+    def send(self, *files: dict[str, object]) -> None:
+        self.page.goto(self.site.url)
+        self.page.set_input_files("#image", list(files))
+        self.page.locator("#predict").click()
+        self.page.wait_for_url("**/jobs**")
+
+
+@pytest.fixture(
+    params=["narrow-light", "phone-light", "phone-dark", "desktop-light", "desktop-dark"]
+)
+def looker(request: pytest.FixtureRequest, site: Site, visit: Callable[..., Page]) -> Looker:
+    size, _, scheme = request.param.partition("-")
+    width, height = SIZES[size]
+    page = visit(viewport={"width": width, "height": height}, color_scheme=scheme)
+    return Looker(site, page, size, scheme)
+
+
+def test_the_form_fits_in_every_state(site: Site, looker: Looker) -> None:
+    page = looker.page
+    looker.form("form-empty")
+    site.start_worker(site.install("digits", version="89abcdef0123"))
+    site.fail_download(
+        "vgg16", "the download failed: storage.googleapis.com could not be reached within 10 s."
+    )
+    looker.form("form-unavailable")
+    page.set_input_files("#image", upload("cat.png"))
+    page.locator("#predict").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    looker.look("form-refused")
+    site.download("vgg16", 132_000_000, 528_000_000)
+    looker.form("form-downloading")
+    vgg16 = site.install("vgg16")
+    looker.form("form-loading")
+    site.start_worker(vgg16)
+    page.goto(site.url)
+    page.set_input_files("#image", [upload("cat.png"), upload(LONG_NAME, hue=90)])
+    looker.look("form-ready")
+
+
+def test_jobs_and_errors_fit_in_every_state(site: Site, looker: Looker) -> None:
+    page = looker.page
+    vgg16 = site.install("vgg16")
+    looker.send(upload("cat.png"))
+    looker.look("job-loading")
+    site.start_worker(vgg16)
+    looker.send(upload("dog.png", hue=150))
+    looker.look("job-queued")
+    site.work(vgg16)
+    expect(page.locator(".scores")).to_be_visible()
+    looker.look("job-succeeded")
+    looker.send(upload("running.png", hue=180))
+    site.work(vgg16, None)
+    expect(page.locator("h1")).to_contain_text("Classifying")
+    looker.look("job-running")
+    looker.send(upload(LONG_NAME, hue=210))
+    site.work(vgg16, Failure("image_unreadable", "The image ends in the middle of its data."))
+    expect(page.locator(".advice")).to_be_visible()
+    looker.look("job-failed")
+    looker.send(
+        upload("cat.png"),
+        upload(LONG_NAME, hue=60),
+        upload("letter.txt", b"Dear reader"),
+        upload("other.png", hue=240),
+    )
+    looker.look("jobs")
+    page.goto(f"{site.url}/nowhere")
+    looker.look("error")

@@ -1,0 +1,229 @@
+"""The API as a client sees it: the app on an empty database, two models, and a stand-in worker."""
+
+import base64
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+from werkzeug.test import TestResponse
+
+from shared import models
+from shared.bell import Bell
+from shared.database import Database, new_id
+from shared.jobs import recording
+from shared.jobs.claiming import Claim, LaneCursor, claim_batch
+from shared.jobs.recording import Failure, Outcome, Predictions
+from shared.migrations import upgrade
+from shared.models import ModelSpec
+from shared.settings import Settings
+from web.app import create_app
+from web.services import EXTENSION, Services
+
+VERSION = "0123456789ab"
+LABELS = tuple((str(digit), str(digit)) for digit in range(10))
+SPEC = ModelSpec(
+    architecture="directory",
+    weights="model.keras",
+    height=32,
+    width=24,
+    preprocessing="scale",
+    sha256="0" * 64,
+    size_bytes=1000,
+)
+MAX_IMAGE_BYTES = 100_000  # small enough that no test client needs a temporary file
+
+
+def picture(
+    format_: str = "PNG", *, mode: str = "RGB", size: tuple[int, int] = (8, 8), colour: int = 7
+) -> bytes:
+    """A small image of one grey; another colour makes another image."""
+    plain = Image.new("L", size, colour).convert(mode)
+    file = io.BytesIO()
+    plain.save(file, format_)
+    return file.getvalue()
+
+
+def data_url(data: bytes, media_type: str = "image/png") -> str:
+    """The image as the JSON form takes it."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+class SilentBell(Bell):
+    """Notes the bells, and sends none."""
+
+    def __init__(self) -> None:
+        self.rung: list[tuple[str, str]] = []
+
+    def ring(self, model: str, lane: str) -> None:
+        self.rung.append((model, lane))
+
+
+@dataclass
+class API:
+    """The app and its test client, with the few calls that most tests make."""
+
+    app: Flask
+    client: FlaskClient
+    bell: SilentBell
+
+    @property
+    def services(self) -> Services:
+        found: Services = self.app.extensions[EXTENSION]
+        return found
+
+    @property
+    def database(self) -> Database:
+        return self.services.database
+
+    def submit(
+        self,
+        data: bytes | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        filename: str = "seven.png",
+        client: FlaskClient | None = None,
+        **options: Any,
+    ) -> TestResponse:
+        """Send one image as a form."""
+        file = (io.BytesIO(picture() if data is None else data), filename)
+        return (client or self.client).post(
+            "/v1/jobs", data={"image": file, "model": "digits", **options}, headers=headers
+        )
+
+    def job(self, **options: Any) -> dict[str, Any]:
+        """Send one image, and have the job."""
+        response = self.submit(**options)
+        assert response.status_code in (200, 202), response.text
+        body: dict[str, Any] = response.json
+        return body
+
+    def show(self, job_id: str) -> dict[str, Any]:
+        response = self.client.get(f"/v1/jobs/{job_id}")
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json
+        return body
+
+    def claim(self, lane: str = "interactive") -> Claim | None:
+        """Take what waits for `digits`, as a worker does."""
+        with self.database.read() as connection:
+            version_id = models.version_id(connection, "digits", VERSION)
+        assert version_id is not None
+        return claim_batch(
+            self.database,
+            LaneCursor(),
+            version_id=version_id,
+            lane=lane,
+            limit=100,
+            worker=new_id(),
+            lease_seconds=60,
+        )
+
+    def work(
+        self,
+        result: Predictions | Failure | None = None,
+        *,
+        lane: str = "interactive",
+    ) -> list[UUID]:
+        """Do what a worker does: claim what waits, and record the same result for each."""
+        claim = self.claim(lane)
+        if claim is None:
+            return []
+        recording.record(
+            self.database,
+            claim,
+            [Outcome(job.id, job.image, result or PREDICTIONS) for job in claim.jobs],
+            decode_ms=1.5,
+            inference_ms=2.5,
+            unreachable_hours=24,
+        )
+        return [job.id for job in claim.jobs]
+
+
+PREDICTIONS: Predictions = [
+    ("7", "7", 0.9),
+    ("1", "1", 0.05),
+    ("2", "2", 0.03),
+    ("3", "3", 0.01),
+    ("4", "4", 0.005),
+    ("5", "5", 0.003),
+    ("6", "6", 0.002),
+]
+
+
+def make_settings(url: str, directory: Path, **values: Any) -> Settings:
+    """Settings of a test, whatever the environment says."""
+    return Settings(
+        _env_file=None,
+        **{
+            "data_dir": directory,
+            "database_url": url,
+            "max_image_bytes": MAX_IMAGE_BYTES,
+            "max_image_pixels": 1_000_000,
+            "web_threads": 8,
+        }
+        | values,
+    )
+
+
+def install_models(database: Database) -> None:
+    """`digits` is installed; `vgg16` is known, and not."""
+
+    def install(connection: Any) -> None:
+        models.register(connection, "vgg16")
+        models.install(connection, "digits", VERSION, SPEC, LABELS)
+
+    database.transact(install)
+
+
+@pytest.fixture(scope="session")
+def prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema and the models, to be copied: migrating takes longer."""
+    path = tmp_path_factory.mktemp("prepared") / "classifier.db"
+    database = Database(f"sqlite:///{path}")
+    upgrade(database)
+    install_models(database)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def make_api(tmp_path: Path, prepared_sqlite: Path) -> Iterator[Callable[..., API]]:
+    """Make the app on an empty database, with the schema and the models unless told otherwise."""
+    made: list[API] = []
+
+    def make(url: str, *, schema: bool = True, **values: Any) -> API:
+        if schema and url.startswith("sqlite:///"):
+            shutil.copy(prepared_sqlite, url.removeprefix("sqlite:///"))
+        app = create_app(make_settings(url, tmp_path, **values))
+        bell = SilentBell()
+        app.extensions[EXTENSION] = replace(app.extensions[EXTENSION], bell=bell)
+        api = API(app, app.test_client(), bell)
+        made.append(api)
+        if schema and not api.database.is_sqlite:
+            upgrade(api.database)
+            install_models(api.database)
+        return api
+
+    yield make
+    for api in made:
+        api.database.close()
+
+
+@pytest.fixture
+def api(make_api: Callable[..., API], sqlite_url: str) -> API:
+    """The app on SQLite."""
+    return make_api(sqlite_url)
+
+
+@pytest.fixture
+def api_anywhere(make_api: Callable[..., API], database_url: str) -> API:
+    """The app on SQLite, and again on PostgreSQL."""
+    return make_api(database_url)

@@ -1,0 +1,75 @@
+"""Liveness and readiness."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import text
+
+from tests.functional.conftest import API
+from tests.services import PostgresServer
+
+
+def test_a_service_with_everything_is_ready(api_anywhere: API) -> None:
+    response = api_anywhere.client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json["checks"] == {"database": "ok", "storage": "ok", "schema": "ok"}
+
+
+def test_an_empty_database_is_not_ready(make_api: Callable[..., API], database_url: str) -> None:
+    api = make_api(database_url, schema=False)
+    response = api.client.get("/readyz")
+    assert response.status_code == 503
+    assert response.mimetype == "application/problem+json"
+    assert response.headers["Retry-After"]
+    checks = response.json["checks"]
+    assert (checks["database"], checks["storage"]) == ("ok", "ok")
+    assert "classify db upgrade" in checks["schema"]
+    assert api.client.get("/healthz").status_code == 200
+
+
+def test_an_old_schema_is_not_ready(api_anywhere: API) -> None:
+    api_anywhere.database.transact(
+        lambda connection: connection.execute(
+            text("UPDATE alembic_version SET version_num = '0000'")
+        )
+    )
+    response = api_anywhere.client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json["checks"]["schema"] != "ok"
+
+
+def test_a_storage_that_takes_no_writes_is_not_ready(api: API, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "objects", ignore_errors=True)
+    (tmp_path / "objects").write_text("a file in its place")
+    response = api.client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json["checks"]["storage"] != "ok"
+    assert response.json["checks"]["database"] == "ok"
+    submitted = api.submit()
+    assert (submitted.status_code, submitted.json["code"]) == (503, "service_unavailable")
+
+
+def test_without_its_database_the_service_lives_and_says_503(
+    make_api: Callable[..., API], postgres_server: PostgresServer, postgresql_url: str
+) -> None:
+    api = make_api(postgresql_url)
+    job = api.job()
+    postgres_server.kill()
+    try:
+        assert api.client.get("/healthz").status_code == 200
+        ready = api.client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json["checks"]["database"] != "ok"
+        for response in (
+            api.submit(),
+            api.client.get(job["links"]["self"]),
+            api.client.delete(job["links"]["self"]),
+            api.client.get("/v1/models"),
+        ):
+            assert (response.status_code, response.json["code"]) == (503, "service_unavailable")
+            assert response.headers["Retry-After"]
+            assert response.json["retryable"] is True
+    finally:
+        postgres_server.start()
+    assert api.show(job["id"])["status"] == "queued"

@@ -1,0 +1,179 @@
+"""VGG16 through the running service: imported while it runs, and the tutorial's own answers."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.functional.service import Service
+from tests.services import BrokerServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+# Runs in a process of its own, so that this one's memory holds no second VGG16.
+MAKE_WEIGHTS = """
+import sys, keras
+keras.utils.set_random_seed(20260101)
+keras.applications.VGG16(weights=None).save_weights(sys.argv[1])
+"""
+
+# The tutorial's chain, as it stands there, but for the labels, which Keras would download.
+TUTORIAL = """
+import json, sys
+import numpy as np
+from keras.applications.vgg16 import VGG16, preprocess_input
+from keras.utils import img_to_array, load_img
+model = VGG16(weights=None)
+model.load_weights(sys.argv[1])
+answers = {}
+for path in sys.argv[2:]:
+    image = img_to_array(load_img(path, target_size=(224, 224)))
+    image = image.reshape((1, *image.shape))
+    scores = model.predict(preprocess_input(image), verbose=0)[0]
+    best = np.argsort(-scores)[:5]
+    answers[path] = [(int(index), float(scores[index])) for index in best]
+print(json.dumps(answers))
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vgg16") / "seeded.weights.h5"
+    python(MAKE_WEIGHTS, str(path))
+    return path
+
+
+@pytest.fixture
+def service(tmp_path: Path, sqlite_url: str, redis_server: BrokerServer) -> Iterator[Service]:
+    service = Service(tmp_path, sqlite_url, redis_server.url)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """A picture with gradients and texture, so that its turned versions differ."""
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack(
+        [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x * 7 + y * 3) % 256], -1
+    )
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def encode(image: Image.Image, kind: str, orientation: int | None = None) -> bytes:
+    file = io.BytesIO()
+    if orientation is None:
+        image.save(file, kind)
+    else:
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        image.save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def image_kinds() -> dict[str, tuple[bytes, bytes]]:
+    """By name: what is sent to the service, and what the tutorial is given for it."""
+    scene = picture(400, 300)
+    plain = {
+        "jpeg-rgb": encode(scene, "JPEG"),
+        "jpeg-grayscale": encode(scene.convert("L"), "JPEG"),
+        "jpeg-cmyk": encode(scene.convert("CMYK"), "JPEG"),
+        "png-rgba": encode(scene.convert("RGBA"), "PNG"),
+        "png-palette": encode(scene.convert("P"), "PNG"),
+        "webp": encode(scene, "WEBP"),
+        "gif": encode(scene, "GIF"),
+        "bmp": encode(scene, "BMP"),
+        "1x1": encode(picture(1, 1), "PNG"),
+        "1x4000": encode(picture(1, 4000), "PNG"),
+        "6000x4000": encode(picture(6000, 4000), "JPEG"),
+    }
+    kinds = {name: (data, data) for name, data in plain.items()}
+    for orientation, turn in _TURNS.items():
+        sent = encode(scene, "JPEG", orientation)
+        with Image.open(io.BytesIO(sent)) as decoded:
+            turned = encode(decoded.transpose(turn), "PNG")
+        kinds[f"exif-{orientation}"] = (sent, turned)
+    return kinds
+
+
+def tutorial_answers(
+    weights: Path, directory: Path, kinds: dict[str, tuple[bytes, bytes]]
+) -> dict[str, list[tuple[int, float]]]:
+    import json
+
+    paths = {}
+    for name, (_, reference) in kinds.items():
+        paths[name] = directory / f"{name}.img"
+        paths[name].write_bytes(reference)
+    answers = json.loads(python(TUTORIAL, str(weights), *map(str, paths.values())))
+    return {name: answers[str(path)] for name, path in paths.items()}
+
+
+def test_vgg16_is_imported_into_the_running_service_and_answers_as_the_tutorial_does(
+    service: Service, weights: Path, tmp_path: Path
+) -> None:
+    kinds = image_kinds()
+    expected = tutorial_answers(weights, tmp_path, kinds)
+    service.start()
+    refused = service.post(kinds["webp"][0], model="vgg16")
+    assert refused.status_code == 503
+    web_pid = service.web.pid
+
+    imported = service.command("models", "import", "vgg16", str(weights))
+    assert imported.returncode == 0, imported.stderr
+    service.wait_until_served("vgg16")
+
+    with ThreadPoolExecutor(8) as pool:
+        sent = dict(
+            zip(
+                kinds,
+                pool.map(lambda kind: service.submit(kind[0], model="vgg16"), kinds.values()),
+                strict=True,
+            )
+        )
+    jobs = service.wait((job["id"] for job in sent.values()), seconds=200)
+    ids = (Path(__file__).parents[2] / "shared/data/imagenet_labels.tsv").read_text().splitlines()
+    for name, job in sent.items():
+        answer = jobs[job["id"]]
+        assert answer["status"] == "succeeded", (name, answer)
+        got = answer["predictions"]
+        want = expected[name]
+        assert [f"{p['class_id']}\t{p['label']}" for p in got] == [ids[i] for i, _ in want], name
+        assert [p["score"] for p in got] == pytest.approx([s for _, s in want], abs=1e-4), name
+    sizes = {
+        batch["size"]
+        for batch in service.worker.events("batch")
+        if batch["model"].startswith("vgg16@")
+    }
+    assert len(sizes) > 1, f"batches of mixed sizes were wanted, not only {sizes}"
+    assert service.web.pid == web_pid and service.web.running

@@ -1,0 +1,58 @@
+"""The app factory: settings in, a Flask app out."""
+
+from flask import Flask
+
+from shared.bell import Bell
+from shared.database import Database
+from shared.logging import configure_logging
+from shared.queue import make_celery
+from shared.settings import Settings, load_settings
+from shared.storage.local import open_storage
+from web import headers, health, jobs, models, openapi, pages, problems, uploads
+from web.services import EXTENSION, ON_STOP, Services
+from web.waiting import Waiting
+
+_FORM_ROOM_BYTES = 64 * 1024  # the fields and boundaries around an image
+_FORM_MEMORY_BYTES = 512 * 1024
+_FORM_FIELDS = 20  # the options of a job, and some more
+_BROKER_SECONDS = 2.0  # only the bell's thread waits for the broker, and not for long
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Make the app; without settings this is the edge of a process, and they are read."""
+    if settings is None:
+        settings = load_settings()
+        configure_logging(settings, role="web")
+    app = Flask("web")
+    app.config.update(
+        # JSON carries an image as base64, four characters for three bytes.
+        MAX_CONTENT_LENGTH=settings.max_image_bytes * 4 // 3 + _FORM_ROOM_BYTES,
+        # Werkzeug counts what it has read ahead of a file too, 64 KiB at a time: a limit below some
+        # multiples of that refuses large images at random.
+        MAX_FORM_MEMORY_SIZE=_FORM_MEMORY_BYTES,
+        MAX_FORM_PARTS=settings.max_images_per_form + _FORM_FIELDS,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # the order of design is for readers
+    own = _make_services(settings)
+    app.extensions[EXTENSION] = own
+    app.extensions[ON_STOP] = own.waiting.stop
+    uploads.prepare(settings)
+    headers.register(app)
+    problems.register(app)
+    for blueprint in (jobs.blueprint, models.blueprint, health.blueprint, openapi.blueprint):
+        app.register_blueprint(blueprint)
+    pages.register(app)
+    return app
+
+
+def _make_services(settings: Settings) -> Services:
+    # A connection for each thread that serves, one for the thread that waits.
+    database = Database(settings.database, pool_size=settings.web_threads + 1)
+    celery = make_celery(settings.broker, socket_timeout_seconds=_BROKER_SECONDS)
+    return Services(
+        settings=settings,
+        database=database,
+        storage=open_storage(settings.data_dir),
+        bell=Bell(celery),
+        waiting=Waiting(database, most=settings.web_threads // 2),
+    )

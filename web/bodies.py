@@ -1,0 +1,156 @@
+"""The three forms in which an image arrives: multipart, raw, or JSON with a data: URL."""
+
+import binascii
+import json
+import re
+from base64 import b64decode
+from dataclasses import dataclass
+from typing import Any
+
+from flask import request
+from pydantic import ValidationError
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+
+from shared.errors import ProblemError
+from shared.settings import Settings
+from web.schemas import Options
+from web.uploads import too_many_bytes
+
+_IMAGE = "image"
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Body:
+    """An image as it arrived, not looked at yet, and what is asked of its job."""
+
+    data: bytes
+    filename: str | None
+    options: Options
+
+
+def read_body(settings: Settings) -> Body:
+    """The image and the options of the current request.
+
+    Raises:
+        ProblemError: `unsupported_media_type`, `bad_request`, `image_too_large`,
+            `request_too_large` or `invalid_value`.
+    """
+    try:
+        if request.mimetype == "multipart/form-data":
+            return _read_multipart()
+        if request.mimetype.startswith("image/"):
+            return Body(request.get_data(cache=False), None, _options_of_texts(request.args))
+        if request.mimetype == "application/json":
+            return _read_json()
+    except RequestEntityTooLarge as error:
+        # Too many fields of a form are refused by the same exception.
+        limit = request.max_content_length
+        if request.mimetype.startswith("image/") or (
+            limit is not None and (request.content_length or 0) > limit
+        ):
+            raise too_many_bytes(settings) from error
+        raise
+    raise ProblemError(
+        "unsupported_media_type",
+        "Send multipart/form-data with a field 'image', or the image itself with its image/* "
+        "type, or application/json.",
+    )
+
+
+def invalid(field: str, detail: str) -> ProblemError:
+    """The refusal of one value."""
+    return ProblemError(
+        "invalid_value", f"{field}: {detail}", errors=[{"field": field, "detail": detail}]
+    )
+
+
+def parse_options(values: dict[str, Any], *, strict: bool) -> Options:
+    """Check the options of a job.
+
+    Args:
+        values: As they came.
+        strict: Take values of JSON types only; else texts, as forms and addresses have them.
+
+    Raises:
+        ProblemError: `invalid_value`, with one entry of `errors` for each wrong value.
+    """
+    try:
+        return Options.model_validate(values, strict=strict)
+    except ValidationError as error:
+        errors = [
+            {
+                "field": ".".join(str(part) for part in found["loc"][:1]),
+                "detail": "there is no such option"
+                if found["type"] == "extra_forbidden"
+                else found["msg"].removeprefix("Value error, "),
+            }
+            for found in error.errors(include_url=False, include_input=False)
+        ]
+        detail = "; ".join(f"{e['field']}: {e['detail']}" for e in errors)
+        raise ProblemError("invalid_value", detail, errors=errors) from error
+
+
+def _read_multipart() -> Body:
+    _refuse_query()
+    files, extra = request.files.getlist(_IMAGE), sorted(set(request.files) - {_IMAGE})
+    if extra:
+        raise invalid(extra[0], "there is no such file field; the image is in 'image'")
+    if len(files) != 1:
+        raise invalid(_IMAGE, f"exactly one file is taken, not {len(files)}")
+    [file] = files
+    return Body(file.read(), file.filename, _options_of_texts(request.form))
+
+
+def _read_json() -> Body:
+    _refuse_query()
+    try:
+        values = request.get_json()
+    except BadRequest as error:
+        raise ProblemError("bad_request", "The body is not JSON.") from error
+    except RecursionError as error:
+        raise ProblemError("bad_request", "The JSON nests too deep.") from error
+    if not isinstance(values, dict):
+        raise ProblemError("invalid_value", "The body has to be a JSON object.")
+    image = values.pop(_IMAGE, None)
+    if not isinstance(image, str):
+        raise invalid(_IMAGE, "an image is needed, as a data: URL")
+    # What a client leaves open may also be said: null is the same as absent.
+    given = {name: value for name, value in values.items() if value is not None}
+    return Body(_decode(image), None, parse_options(given, strict=True))
+
+
+def _decode(url: str) -> bytes:
+    """The bytes of a `data:…;base64,…` URL (RFC 2397)."""
+    if url[:8].lower().startswith(("https://", "http://")):
+        raise invalid(_IMAGE, "addresses are not taken; send the image as a data: URL")
+    head = _DATA_URL.match(url)
+    if head is None:
+        raise invalid(_IMAGE, "this is not a data: URL with base64")
+    try:
+        return b64decode(url[head.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(_IMAGE, "the base64 of the data: URL is malformed") from error
+
+
+def _options_of_texts(given: MultiDict[str, str]) -> Options:
+    """Options of a form or an address; an empty field, as forms send it, is one left out."""
+    values: dict[str, Any] = {}
+    for name, texts in given.lists():
+        if len(texts) > 1:
+            raise invalid(name, "given more than once")
+        if texts[0] != "":
+            values[name] = texts[0]
+    if "metadata" in values:
+        try:
+            values["metadata"] = json.loads(values["metadata"])
+        except (ValueError, RecursionError) as error:
+            raise invalid("metadata", "this is not JSON") from error
+    return parse_options(values, strict=False)
+
+
+def _refuse_query() -> None:
+    """An option in the wrong place would otherwise be ignored, and another model answer."""
+    if request.args:
+        raise invalid(next(iter(request.args)), "with this content type, options are in the body")

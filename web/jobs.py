@@ -1,0 +1,162 @@
+"""The job calls: submit, poll, cancel, delete, and the image."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify, request
+from sqlalchemy import Connection, Row
+
+from shared.errors import ObjectMissing, ProblemError
+from shared.jobs import queries, recording, transitions
+from shared.tables import TERMINAL
+from web.bodies import read_body
+from web.owners import current_owner
+from web.preferences import idempotency_key, say_waited, wanted_wait_seconds
+from web.representation import job_json, queue_json
+from web.schemas import Queue
+from web.services import services
+from web.submission import accept
+from web.uploads import read_image
+
+_RETRY_SECONDS = 1  # how soon a client should look again
+# Private, since a job is its owner's; asked for anew each time, since it changes.
+_CACHING = "private, no-cache"
+
+blueprint = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
+
+
+@blueprint.post("")
+def submit() -> Response:
+    """Take one image: 202 with the job, or 200 where the job has ended already."""
+    settings = services().settings
+    key = idempotency_key()
+    body = read_body(settings)
+    image = read_image(body.data, settings)
+    options = body.options.for_job(settings.default_model)
+    job_id = accept(image, body.filename, options, idempotency_key=key)
+    seen = _await(job_id)
+    response = _answer(seen)
+    response.status_code = 200 if seen.ended else 202
+    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    return response
+
+
+@blueprint.get("/<uuid:job_id>")
+def show(job_id: UUID) -> Response:
+    """The job as it is now; with `Prefer: wait=n`, as it is once it has ended, or n s later."""
+    seen = _await(job_id)
+    response = _answer(seen)
+    # Weak, and over the state alone: the queue's estimates change all the time.
+    state = json.dumps(job_json(seen.row), sort_keys=True)
+    response.set_etag(hashlib.sha256(state.encode()).hexdigest()[:32], weak=True)
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.post("/<uuid:job_id>/cancel")
+def cancel(job_id: UUID) -> Response:
+    """End a queued or running job; again for one that was cancelled before."""
+    _look(job_id)  # somebody else's is not there
+    services().database.transact(lambda connection: transitions.cancel(connection, job_id))
+    seen = _look(job_id)
+    if seen.row.status != "canceled":
+        raise ProblemError("already_finished", f"The job has already {seen.row.status}.")
+    return _answer(seen)
+
+
+@blueprint.delete("/<uuid:job_id>")
+def delete(job_id: UUID) -> Response:
+    """Delete the job in any state; its image goes with it unless something else uses it."""
+    owner = current_owner()
+
+    def remove(connection: Connection) -> bool:
+        return queries.delete_job(connection, owner, job_id)
+
+    if not services().database.transact(remove):
+        raise _no_job(job_id)
+    return Response(status=204)
+
+
+@blueprint.get("/<uuid:job_id>/image")
+def image(job_id: UUID) -> Response:
+    """The image as it was stored."""
+    row = _look(job_id).row
+    response = Response(_image_bytes(row), mimetype=row.media_type)
+    response.headers["Content-Disposition"] = _inline(row.filename)
+    response.headers["Cache-Control"] = _CACHING
+    # These bytes are a stranger's: even opened by itself, nothing in them may run or load.
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    response.set_etag(row.image)
+    response.make_conditional(request)
+    return response
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A job as it was found, and the seconds of waiting that were granted for it."""
+
+    row: Row[Any]
+    queue: Queue | None
+    waited: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.row.status in TERMINAL
+
+
+def _look(job_id: UUID) -> _Seen:
+    with services().database.read() as connection:
+        row = queries.find(connection, current_owner(), job_id)
+        if row is None:
+            raise _no_job(job_id)
+        return _Seen(row, queue_json(connection, row))
+
+
+def _await(job_id: UUID) -> _Seen:
+    """The job, as soon as `Prefer` wants it answered."""
+    own = services()
+    seen = _look(job_id)
+    seconds = wanted_wait_seconds(own.settings.max_wait_seconds)
+    if seconds is None:
+        return seen
+    if not seen.ended:
+        if not own.waiting.wait(job_id, seconds):
+            return seen
+        seen = _look(job_id)
+    return replace(seen, waited=seconds)
+
+
+def _no_job(job_id: UUID) -> ProblemError:
+    return ProblemError("not_found", f"There is no job {job_id}.")
+
+
+def _answer(seen: _Seen) -> Response:
+    response = jsonify(job_json(seen.row, queue=seen.queue))
+    response.headers["Cache-Control"] = _CACHING
+    if not seen.ended:
+        response.headers["Retry-After"] = str(_RETRY_SECONDS)
+    if seen.waited is not None:
+        say_waited(response, seen.waited)
+    return response
+
+
+def _image_bytes(row: Row[Any]) -> bytes:
+    own = services()
+    if row.object is not None:
+        try:
+            return own.storage.read(row.object)
+        except ObjectMissing:
+            # The next submit of this image writes it anew.
+            recording.forget_object(own.database, row.image, row.object)
+    raise ProblemError("image_missing", "The stored image is gone.")
+
+
+def _inline(filename: str | None) -> str:
+    """Shown, not saved; the name is for whoever saves it (RFC 6266)."""
+    if filename is None:
+        return "inline"
+    return f"inline; filename*=UTF-8''{quote(filename, safe='')}"

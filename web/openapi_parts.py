@@ -1,0 +1,159 @@
+"""The pieces of `/openapi.json`: schemas, parameters, request bodies, responses."""
+
+from itertools import groupby
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from shared.errors import CODES
+from web.schemas import FieldError, Job, Model, Models, ModelVersion, Options, Problem
+
+_JSON = "application/json"
+_TEXT = {"type": "string"}
+_BYTES = {"type": "string", "contentMediaType": "application/octet-stream"}
+_DATA_URL = {
+    "type": "string",
+    "description": "A data: URL with base64.",
+    "examples": ["data:image/png;base64,iVBORw0KGgo…"],
+}
+_SHAPES = (Job, Model, Models, ModelVersion, FieldError, Problem)
+_SCHEMA_REF = "#/components/schemas/{model}"
+
+
+def schemas() -> dict[str, Any]:
+    """Every body that is answered, by name."""
+    _, made = TypeAdapter.json_schemas(
+        [(shape, "serialization", TypeAdapter(shape)) for shape in _SHAPES],
+        ref_template=_SCHEMA_REF,
+    )
+    found: dict[str, Any] = made["$defs"]
+    # Of a stable registry: whoever writes a client can list them.
+    found["Problem"]["properties"]["code"]["enum"] = sorted(CODES)
+    return found
+
+
+def parameters() -> dict[str, Any]:
+    """The parameters that several calls share, by the names that `ref` takes."""
+
+    def in_path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+        return {"name": name, "in": "path", "required": True, "schema": schema}
+
+    def in_header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+        return {"name": name, "in": "header", "description": description, "schema": schema}
+
+    return {
+        "job_id": in_path("job_id", {"type": "string", "format": "uuid"}),
+        "name": in_path("name", _TEXT),
+        "version": in_path("version", _TEXT),
+        "code": in_path("code", {"enum": sorted(CODES)}),
+        "wait": in_header(
+            "Prefer",
+            "`wait=n`: answer when the job has ended, after n ≤ 60 s at the latest.",
+            _TEXT,
+        ),
+        "if_none_match": in_header("If-None-Match", "The ETag of what the client has.", _TEXT),
+        "idempotency_key": in_header(
+            "Idempotency-Key",
+            "The same image and options with the same key, within 24 h, are the same job.",
+            {"type": "string", "minLength": 1, "maxLength": 200},
+        ),
+    }
+
+
+def ref(name: str) -> dict[str, str]:
+    """A shared parameter."""
+    return {"$ref": f"#/components/parameters/{name}"}
+
+
+def option_parameters() -> list[dict[str, Any]]:
+    """The options of a job as they go with a raw image: in the address."""
+    return [_option_parameter(name, schema) for name, schema in _option_schemas().items()]
+
+
+def submissions() -> dict[str, Any]:
+    """The three forms in which an image is taken."""
+
+    def with_options(image: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": image, **_option_schemas()},
+                "additionalProperties": False,
+            }
+        }
+
+    return {
+        "multipart/form-data": with_options(_BYTES),
+        "image/*": {"schema": _BYTES},
+        _JSON: with_options(_DATA_URL),
+    }
+
+
+def call(
+    operation: str,
+    summary: str,
+    responses: dict[str, Any],
+    codes: tuple[str, ...],
+    **more: Any,
+) -> dict[str, Any]:
+    """One operation; `codes` are those of the problems it may answer."""
+    return {
+        "operationId": operation,
+        "summary": summary,
+        **more,
+        "responses": responses | _problems(codes),
+    }
+
+
+def body(schema: str, description: str, *headers: str) -> dict[str, Any]:
+    """A response with one of the schemas."""
+    response: dict[str, Any] = {
+        "description": description,
+        "content": {_JSON: {"schema": {"$ref": _SCHEMA_REF.format(model=schema)}}},
+    }
+    if headers:
+        response["headers"] = {name: {"schema": _TEXT} for name in headers}
+    return response
+
+
+def some_object(description: str) -> dict[str, Any]:
+    """A response with a JSON object that programs need not take apart."""
+    return {"description": description, "content": {_JSON: {"schema": {"type": "object"}}}}
+
+
+def _option_schemas() -> dict[str, Any]:
+    found: dict[str, Any] = Options.model_json_schema()["properties"]
+    return found
+
+
+def _option_parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    # An object goes into an address as the text of its JSON.
+    value = {"content": {_JSON: {"schema": schema}}} if name == "metadata" else {"schema": schema}
+    description = f"With an image/* body only. {schema.get('description', '')}".strip()
+    return {"name": name, "in": "query", "description": description, **value}
+
+
+def _problems(codes: tuple[str, ...]) -> dict[str, Any]:
+    """The responses for some codes: one for each status, which several may share."""
+
+    def status(code: str) -> int:
+        return CODES[code].status
+
+    return {
+        str(number): _problem(list(group))
+        for number, group in groupby(sorted(codes, key=status), key=status)
+    }
+
+
+def _problem(codes: list[str]) -> dict[str, Any]:
+    schema = {
+        "allOf": [
+            {"$ref": _SCHEMA_REF.format(model="Problem")},
+            {"properties": {"code": {"enum": codes}}},
+        ]
+    }
+    return {
+        "description": "\n".join(f"- `{code}`: {CODES[code].title}." for code in codes),
+        "content": {"application/problem+json": {"schema": schema}},
+    }

@@ -1,0 +1,197 @@
+"""A job in words: what its page, and its line among several, say in each state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row
+
+from shared.errors import CODES
+from web.pages.model_views import ModelView, absence
+from web.pages.words import counted, duration, percent
+from web.representation import job_json, serving_version
+from web.schemas import Job, Queue
+
+_ADVICE = {
+    "image_unreadable": "The file is damaged, or not what its name says. Open it in an image "
+    "program, save it as JPEG or PNG, and upload that.",
+    "image_too_large": "Make the image smaller, and upload it again.",
+    "image_missing": "Upload the image again.",
+    "image_unreachable": "The service could not read its own storage. Once that is mended, upload "
+    "the image again.",
+    "worker_lost": "Open the image in an image program, save it as JPEG or PNG, and upload that. "
+    "Other images are not affected.",
+    "inference_failed": "Upload the image again. If it fails once more, the worker's log says why.",
+    "model_unavailable": "Upload the image again, and choose a model that is ready.",
+    "deadline_passed": "Upload the image again, with a later deadline or none.",
+}
+_AGAIN = "Upload the image again."
+
+
+@dataclass(frozen=True)
+class Score:
+    """One bar."""
+
+    label: str
+    value: float
+    percent: str
+
+
+@dataclass
+class JobView:
+    """What the templates show of a job.
+
+    Attributes:
+        tone: Colour of the badge.
+        headline: The heading of its page.
+        short: The same among several, where the picture's name stands beside it.
+        pending: Whether it may still change.
+        facts: The small print, as (name, value).
+    """
+
+    id: str
+    filename: str | None
+    status: str
+    tone: str
+    badge: str
+    headline: str
+    json: str
+    page: str
+    image: str | None
+    short: str = ""
+    pending: bool = False
+    sentences: tuple[str, ...] = ()
+    advice: str = ""
+    scores: list[Score] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    model_view: ModelView | None = None
+
+    @property
+    def title(self) -> str:
+        """The page's title: what is new comes first, for it is cut short in a tab."""
+        return self.short or self.headline
+
+
+def view_job(
+    row: Row[Any],
+    models: Sequence[ModelView],
+    workers: Sequence[Row[Any]],
+    *,
+    queue: Queue | None = None,
+) -> JobView:
+    """A row of `queries.job_rows` as its page shows it.
+
+    Args:
+        row: The job.
+        models: Every model's state.
+        workers: The live workers.
+        queue: Where a queued job stands, if that was counted.
+    """
+    job = job_json(row, queue=queue)
+    view = JobView(
+        id=job["id"],
+        filename=job["filename"],
+        status=job["status"],
+        tone="plain",
+        badge=job["status"].capitalize(),
+        headline=job["status"].capitalize(),
+        json=job["links"]["self"],
+        page=job["links"]["html"],
+        image=job["links"]["image"] if row.object is not None else None,
+        facts=_facts(job),
+        model_view=next((model for model in models if model.name == row.model), None),
+    )
+    if job["status"] == "queued":
+        _tell_queued(view, row, queue, workers)
+    elif job["status"] == "running":
+        view.tone, view.badge, view.pending = "busy", "Running", True
+        view.headline = "Classifying the image…"
+    elif job["status"] == "succeeded":
+        _tell_succeeded(view, job)
+    elif job["status"] == "failed":
+        _tell_failed(view, job)
+    elif job["status"] == "canceled":
+        view.headline = "This job was canceled"
+        view.sentences = ("The image was not classified.",)
+    elif job["status"] == "expired":
+        view.headline = "The deadline passed before the job’s turn came"
+        view.advice = _ADVICE["deadline_passed"]
+    return view
+
+
+def _tell_queued(
+    view: JobView, row: Row[Any], queue: Queue | None, workers: Sequence[Row[Any]]
+) -> None:
+    view.tone, view.badge, view.pending = "wait", "Waiting", True
+    model = view.model_view
+    if row.not_before is not None:
+        view.headline = "Waiting to read the image again"
+        view.sentences = ("The storage could not be read just now. It is tried again by itself.",)
+    elif row.version is None and model is not None and model.state == "downloading":
+        view.headline = f"Waiting for {row.model} to be downloaded"
+        view.sentences = ("The image is classified once the model has arrived.",)
+    elif row.version is None and model is not None and model.state == "unavailable":
+        view.headline = f"Waiting for {row.model} to be installed"
+        view.sentences = model.sentences
+        first, second = model.commands
+        view.advice = f"Run `{first}` on a machine with network, or `{second}`."
+    elif not serving_version(workers, row.model_version):
+        view.headline = f"Waiting for a worker to load {row.model}"
+        view.sentences = absence(workers, row.model)
+    else:
+        view.headline = "Waiting for its turn"
+        if queue is not None:
+            view.sentences = (_place(queue),)
+
+
+def _place(queue: Queue) -> str:
+    position, eta = queue["position"], queue["eta_seconds"]
+    if position is None:
+        return "More than 1,000 images are ahead of it."
+    if position == 0:
+        return "It is the next one."
+    ahead = counted(position, "image is", "images are") + " ahead of it"
+    return f"{ahead}." if eta is None else f"{ahead}: about {duration(eta * 1000)}."
+
+
+def _tell_succeeded(view: JobView, job: Job) -> None:
+    view.tone, view.badge = "good", "Done"
+    view.scores = [
+        Score(each["label"], each["score"], percent(each["score"]))
+        for each in job["predictions"] or ()
+    ]
+    if view.scores:
+        best = view.scores[0]
+        view.short = f"{best.label} ({best.percent})"
+        view.headline = f"The image you uploaded is a {view.short}"
+    else:
+        view.headline = "No label reaches the score that was asked for"
+        view.sentences = (f"At least {percent(job['min_score'] or 0)} was asked for.",)
+
+
+def _tell_failed(view: JobView, job: Job) -> None:
+    view.tone, view.badge = "bad", "Failed"
+    error = job["error"]
+    if error is not None:
+        view.headline = CODES[error["code"]].title
+        view.sentences = (error["detail"],) if error["detail"] else ()
+        view.advice = _ADVICE.get(error["code"], _AGAIN)
+
+
+def _facts(job: Job) -> list[tuple[str, str]]:
+    model = job["model"]
+    facts = [
+        ("Model", f"{model['name']}@{model['version']}" if model["version"] else model["name"])
+    ]
+    if job["reused"]:
+        facts.append(("Answer", "answered from an earlier result of the same image"))
+    timings = job["timings"]
+    if timings is not None:
+        named = [
+            ("In the queue", timings["queued_ms"]),
+            ("Decoding", timings["decode_ms"]),
+            ("Forward pass", timings["inference_ms"]),
+            ("In total", timings["total_ms"]),
+        ]
+        facts += [(name, duration(value)) for name, value in named if value is not None]
+    return facts

@@ -1,0 +1,252 @@
+"""The shapes of the interface: the options of a job, and the bodies that are answered.
+
+The answers are TypedDicts: `representation` is held to them by the type checker, and
+`/openapi.json` is made from them.
+"""
+
+import json
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from shared.jobs.intake import JobOptions
+
+Lane = Literal["interactive", "bulk"]
+Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
+
+_METADATA_BYTES = 2048
+_METADATA_DEPTH = 32  # deeper than this nobody labels an image, and JSON libraries give up at 1,000
+_YEAR_SECONDS = 366 * 86400
+
+
+def _clean_text(value: str) -> str:
+    """Refuse what a database cannot keep (NUL, halves of surrogate pairs) or nobody can see."""
+    if not value.isprintable():
+        raise ValueError("control characters are not taken")
+    return value
+
+
+def _depth(value: object) -> int:
+    """How deep a value nests, without recursion: the value is a stranger's."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return depth
+
+
+def _small_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Metadata is JSON that both databases can keep, and little of it."""
+    if _depth(value) > _METADATA_DEPTH:
+        raise ValueError(f"metadata may nest at most {_METADATA_DEPTH} levels deep")
+    try:
+        # Python reads 1e400 as infinity, which is not JSON any more.
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        size = len(text.encode())
+    except ValueError as error:
+        raise ValueError("metadata has to be JSON, in Unicode that can be written") from error
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise ValueError("metadata may not contain the character NUL")
+    if size > _METADATA_BYTES:
+        raise ValueError(f"metadata may have at most {_METADATA_BYTES} bytes of JSON")
+    return value
+
+
+_Text = Annotated[str, Field(max_length=200), AfterValidator(_clean_text)]
+
+
+class Options(BaseModel):
+    """What may be asked of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: _Text | None = Field(
+        None, description="`name` or `name@version`. Without it, the default model."
+    )
+    top_k: int = Field(5, ge=1, le=20, description="How many predictions to answer at most.")
+    min_score: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="Leave out predictions below it."
+    )
+    deadline_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=_YEAR_SECONDS,
+        allow_inf_nan=False,
+        description="Expire the job unless its turn comes within this time.",
+    )
+    reference: _Text | None = Field(None, description="An id of your own.")
+    metadata: Annotated[dict[str, Any], AfterValidator(_small_json)] = Field(
+        default_factory=dict, description="JSON of your own, at most 2 kB. In a form: as text."
+    )
+    lane: Lane = Field("interactive", description="`bulk`: after everything interactive.")
+
+    def for_job(self, default_model: str) -> JobOptions:
+        """The options as the rest of the service takes them."""
+        values = self.model_dump()
+        return JobOptions(**values | {"model": self.model or default_model})
+
+
+class ModelRef(TypedDict):
+    """A model, and the version that answers; null until the model's download has ended."""
+
+    name: str
+    version: str | None
+
+
+class Queue(TypedDict):
+    """Estimates for a queued job. The position may rise when somebody new comes."""
+
+    position: Annotated[int | None, Field(description="Jobs ahead; null beyond 1,000.")]
+    eta_seconds: float | None
+    workers: Annotated[int, Field(description="Live workers that serve the job's model version.")]
+
+
+class Prediction(TypedDict):
+    """One label and its score."""
+
+    rank: int
+    class_id: str
+    label: str
+    score: float
+
+
+class JobError(TypedDict):
+    """Why a job did not succeed."""
+
+    code: str
+    detail: str | None
+    retryable: bool
+
+
+class Timings(TypedDict):
+    """Where the time of a finished job went, in milliseconds."""
+
+    queued_ms: float | None
+    decode_ms: float | None
+    inference_ms: float | None
+    total_ms: float
+
+
+class JobLinks(TypedDict):
+    """Addresses that belong to a job, relative to the server's root."""
+
+    self: str
+    image: str
+    html: str
+
+
+class Job(TypedDict):
+    """One image, to be classified by one version of a model."""
+
+    id: str
+    status: Status
+    model: ModelRef
+    top_k: int
+    min_score: float | None
+    lane: Lane
+    filename: str | None
+    reference: str | None
+    ingestion: str | None
+    attempt: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    deadline_at: str | None
+    delete_at: str | None
+    queue: Queue | None
+    predictions: list[Prediction] | None
+    embedding: list[float] | None
+    reused: Annotated[bool, Field(description="The image's result was there already.")]
+    error: JobError | None
+    timings: Timings | None
+    metadata: dict[str, Any]
+    links: JobLinks
+
+
+class InputSize(TypedDict):
+    """To what an image is resized, in pixels."""
+
+    width: int
+    height: int
+
+
+class Progress(TypedDict):
+    """How far a download is; the total is null until the server has said it."""
+
+    bytes: int
+    total_bytes: int | None
+
+
+class Model(TypedDict):
+    """A model, and whether it can be used."""
+
+    name: str
+    state: Literal["ready", "downloading", "unavailable"]
+    current: Annotated[str | None, Field(description="The version that new jobs get.")]
+    versions: Annotated[list[str], Field(description="The installed versions, newest first.")]
+    default: Annotated[bool, Field(description="Whether it is used where a job names none.")]
+    input_size: InputSize | None
+    label_count: int | None
+    engine: str | None
+    precision: str | None
+    workers: Annotated[int, Field(description="Live workers that serve the current version.")]
+    progress: Annotated[Progress | None, Field(description="Of a download that is going on.")]
+    reason: Annotated[str | None, Field(description="Why it is unavailable.")]
+    mend: Annotated[str | None, Field(description="What an operator does about it.")]
+    links: dict[str, str]
+
+
+class Label(TypedDict):
+    """One of the answers a model can give."""
+
+    class_id: str
+    label: str
+
+
+class ModelVersion(TypedDict):
+    """One version of a model; it is kept while a job cites it, removed or not."""
+
+    model: str
+    version: str
+    current: bool
+    input_size: InputSize
+    label_count: int
+    labels: Annotated[list[Label], Field(description="In the order of the model's output.")]
+    engine: str
+    precision: str
+    workers: int
+    installed_at: str | None
+    removed_at: str | None
+    links: dict[str, str]
+
+
+class FieldError(TypedDict):
+    """What is wrong with one field or option."""
+
+    field: str
+    detail: str
+
+
+class Problem(TypedDict):
+    """A refusal or a failure (RFC 9457)."""
+
+    type: Annotated[str, Field(description="The address that explains the code.")]
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: Annotated[bool, Field(description="Whether the same request may succeed later.")]
+    errors: NotRequired[Annotated[list[FieldError], Field(description="Field by field.")]]
+
+
+class Models(TypedDict):
+    """Every known model."""
+
+    data: list[Model]
+    next_cursor: str | None

@@ -1,0 +1,147 @@
+// What a script adds to pages that work without one: parts that refresh themselves, and a form
+// that takes dropped and pasted images and shows what was chosen. The server makes all the HTML.
+(() => {
+  "use strict";
+  const byId = (id) => document.getElementById(id);
+
+  // ---- Parts that refresh themselves -----------------------------------------------------------
+  // Elements marked data-live are replaced by those of the same id in a new answer, for as long as
+  // one of them is marked data-pending.
+  const FIRST_MS = 700;
+  const LONGEST_MS = 3000;
+  const address = document.body.dataset.refresh;
+  let pause = FIRST_MS;
+  let timer;
+
+  const schedule = () => {
+    clearTimeout(timer);
+    if (address && !document.hidden && document.querySelector("[data-pending]")) {
+      timer = setTimeout(refresh, pause);
+    }
+  };
+
+  const swap = (fresh) => {
+    let changed = false;
+    const focused = document.activeElement && document.activeElement.id;
+    for (const old of document.querySelectorAll("[data-live]")) {
+      const next = fresh.getElementById(old.id);
+      // A list that is being chosen from is left alone until the next time.
+      if (!next || next.outerHTML === old.outerHTML || old === document.activeElement) continue;
+      const chosen = old.value;
+      if (next.dataset.announce && next.dataset.announce !== old.dataset.announce) {
+        byId("announce").textContent = next.dataset.announce;
+      }
+      old.replaceWith(document.adoptNode(next));
+      if (chosen !== undefined) next.value = chosen;
+      changed = true;
+    }
+    if (changed && focused && byId(focused)) byId(focused).focus({ preventScroll: true });
+    document.title = fresh.title;
+    return changed;
+  };
+
+  async function refresh() {
+    let changed = false;
+    try {
+      const answer = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store" });
+      if (answer.status === 404) return location.reload(); // deleted meanwhile
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      changed = swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      byId("away").hidden = true;
+    } catch {
+      byId("away").hidden = false;
+    }
+    pause = changed ? FIRST_MS : Math.min(pause * 1.3, LONGEST_MS);
+    schedule();
+  }
+
+  const start = () => {
+    pause = FIRST_MS;
+    schedule();
+  };
+  document.addEventListener("visibilitychange", start);
+  // An answer to a form gets the address under which it can be reloaded without sending it again.
+  if (address) history.replaceState(history.state, "", address);
+  start();
+
+  // ---- Copy a command --------------------------------------------------------------------------
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      byId("announce").textContent = button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(button.parentElement.querySelector("code"));
+    }
+  });
+
+  // ---- The form --------------------------------------------------------------------------------
+  const form = byId("form");
+  if (!form) return;
+  const input = byId("image");
+  const zone = byId("zone");
+  const chosen = byId("chosen");
+  const predict = byId("predict");
+
+  const size = (bytes) =>
+    bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+  const element = (tag, className, text) =>
+    Object.assign(document.createElement(tag), { className, textContent: text || "" });
+
+  const show = () => {
+    for (const picture of chosen.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
+    chosen.replaceChildren(
+      ...Array.from(input.files, (file, index) => {
+        const item = element("li", "chosen-item");
+        const picture = element("img", "chosen-picture");
+        picture.alt = "";
+        picture.addEventListener("error", () => picture.removeAttribute("src"));
+        picture.src = URL.createObjectURL(file);
+        const remove = element("button", "btn-close btn-sm");
+        remove.type = "button";
+        remove.setAttribute("aria-label", `Remove ${file.name}`);
+        remove.addEventListener("click", () => {
+          put(Array.from(input.files).filter((_, other) => other !== index));
+          input.focus();
+        });
+        const name = element("span", "chosen-name", file.name);
+        item.append(picture, name, element("span", "chosen-size", size(file.size)), remove);
+        return item;
+      }),
+    );
+    predict.textContent = input.files.length > 1 ? `Predict ${input.files.length} images` : "Predict";
+  };
+
+  const put = (files) => {
+    const transfer = new DataTransfer();
+    for (const file of files) transfer.items.add(file);
+    input.files = transfer.files;
+    show();
+  };
+
+  // Dropped anywhere: beside the zone the browser would leave the page to show the file.
+  const drag = (event) => {
+    if (!event.dataTransfer || !event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    zone.classList.toggle("over", event.type === "dragover");
+    if (event.type === "drop") put([...input.files, ...event.dataTransfer.files]);
+  };
+  for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, drag);
+
+  document.addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) put([...input.files, ...event.clipboardData.files]);
+  });
+  input.addEventListener("change", show);
+  form.addEventListener("submit", () => {
+    predict.disabled = true;
+    predict.textContent = "Uploading…";
+  });
+  // Back from a result, the page may come as it was left; and browsers restore what was chosen.
+  window.addEventListener("pageshow", () => {
+    predict.disabled = false;
+    show();
+    start();
+  });
+})();

@@ -1,0 +1,82 @@
+"""`Prefer: wait`: one thread a process asks the database for all jobs that requests wait for."""
+
+import threading
+import time
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.jobs import queries
+
+_POLL_SECONDS = 0.05
+_TROUBLE_SECONDS = 1.0  # after a failed look; the requests wait on, up to their own limit
+
+log = structlog.get_logger(__name__)
+
+
+class Waiting:
+    """Requests that wait for jobs to end; at most `most` at once, so that others are served."""
+
+    def __init__(self, database: Database, *, most: int) -> None:
+        self._database = database
+        self._most = most
+        self._waiters: dict[threading.Event, UUID] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def wait(self, job_id: UUID, seconds: float) -> bool:
+        """Return once the job has ended or is gone, or the time is over.
+
+        Returns:
+            Whether the wait was granted; False, at once, while enough others wait, and once the
+            process stops.
+        """
+        ended = threading.Event()
+        with self._changed:
+            if self._stopping or len(self._waiters) >= self._most:
+                return False
+            self._waiters[ended] = job_id
+            if self._thread is None:
+                # Started by the first wait, so that it is a thread of the process that serves,
+                # not of one that forked it.
+                self._thread = threading.Thread(target=self._run, name="waiting", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        try:
+            ended.wait(seconds)
+        finally:
+            with self._changed:
+                del self._waiters[ended]
+        return True
+
+    def stop(self) -> None:
+        """Have everybody answered now, and nobody wait any more: the process is to end."""
+        with self._changed:
+            self._stopping = True
+            for ended in self._waiters:
+                ended.set()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiters:
+                    self._changed.wait()
+                waiters = dict(self._waiters)
+            time.sleep(self._look(waiters))
+
+    def _look(self, waiters: dict[threading.Event, UUID]) -> float:
+        """Wake whoever need not wait any longer; the seconds until the next look come back."""
+        try:
+            with self._database.read() as connection:
+                finished = queries.finished(connection, sorted(set(waiters.values())))
+        except (Unavailable, SQLAlchemyError) as error:
+            log.warning("waiting_failed", error=str(error))
+            return _TROUBLE_SECONDS
+        for ended, job_id in waiters.items():
+            if job_id in finished:
+                ended.set()
+        return _POLL_SECONDS
