@@ -1,5 +1,6 @@
 """The worker process: a Celery worker whose bootstep runs the resident loops."""
 
+import logging
 import os
 import socket
 import time
@@ -77,6 +78,9 @@ class _Consumer:
 
         # It warns root of pickled messages; ours are JSON, and nothing else is accepted.
         warnings.simplefilter("ignore", SecurityWarning)
+        # Two lines a bell, and a bell says nothing: the batches are in the log.
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         # Celery would put its own handlers in place of ours.
         setup_logging.connect(_keep_our_logging)
         self._app.steps["worker"].add(Serve)

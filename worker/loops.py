@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 
 import structlog
 
@@ -30,11 +31,12 @@ class Loop(WatchedThread):
     ) -> None:
         super().__init__(name=f"{lane}-{number}", daemon=True)
         self.activity = Activity(runtime.settings)
-        self._lane = lane
+        self.lane = lane
         self._event = event
         self._runtime = runtime
         self._pipeline = pipeline
         self._cursors: dict[int, LaneCursor] = {}
+        self.siblings: Sequence[Loop] = ()
 
     def run(self) -> None:
         """Sleep and work, until the process stops. Any exception ends the process."""
@@ -61,23 +63,29 @@ class Loop(WatchedThread):
                 return
             claim, model = taken
             if was_idle and len(claim.jobs) >= model.batch_limit:
-                self._runtime.bell.ring(model.version.model, self._lane)  # idle neighbours may help
+                # There may be more: for the other loop, and for idle neighbours.
+                self._event.set()
+                self._runtime.bell.ring(model.version.model, self.lane)
             was_idle = False
             self._pipeline.work(claim, model, self.activity, (time.monotonic() - began) * 1000)
 
     def _claim(self) -> tuple[Claim, LoadedModel] | None:
-        for model in self._runtime.serving.by_turn(self._lane):
+        # While the other loop has a batch under way, a few jobs would only wait for the forward
+        # lock: they gather instead, and whichever loop is free first takes them all.
+        only_full = any(loop.activity.has_batch() for loop in self.siblings)
+        for model in self._runtime.serving.by_turn(self.lane):
             version_id = model.version.id
             claim = claim_batch(
                 self._runtime.database,
                 self._cursors.setdefault(version_id, LaneCursor()),
                 version_id=version_id,
-                lane=self._lane,
+                lane=self.lane,
                 limit=model.batch_limit,
+                only_full=only_full,
                 worker=self._runtime.identity.id,
                 lease_seconds=self._runtime.settings.lease_seconds,
             )
             if claim is not None:
-                self._runtime.serving.note_served(model, self._lane)
+                self._runtime.serving.note_served(model, self.lane)
                 return claim, model
         return None

@@ -38,6 +38,10 @@ class WorkerProcess:
             for lane in LANES
             for number in range(1, LOOPS_PER_LANE + 1)
         ]
+        for loop in self._loops:
+            loop.siblings = [
+                other for other in self._loops if other.lane == loop.lane and other is not loop
+            ]
         self._leases = Leases(runtime.database, runtime.settings, self._loops)
         self._watchdog = Watchdog(self._loops, runtime.stopping)
         self._loader = Loader(runtime, self._serving_changed)

@@ -32,6 +32,10 @@ class Activity:
         """Begin a stage; only those with a limit in the settings have one."""
         self._stage = (stage, time.monotonic())
 
+    def has_batch(self) -> bool:
+        """Whether the loop has a batch that is read, and will claim again once it is recorded."""
+        return self._stage[0] in {"decode", "waiting", "pass", "record"}
+
     def overdue(self) -> str | None:
         """The stage that is past its limit, or None."""
         stage, since = self._stage

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from shared.database import Database, moment, new_id, stamp
 from shared.jobs import transitions
@@ -55,8 +55,14 @@ def claim_batch(
     limit: int,
     worker: UUID,
     lease_seconds: float,
+    only_full: bool = False,
 ) -> Claim | None:
-    """Take up to `limit` queued jobs in one short transaction, or None if none waits."""
+    """Take up to `limit` queued jobs in one short transaction, or None if none waits.
+
+    With `only_full`, also None while fewer than `limit` wait.
+    """
+    if only_full and not _fills(database, version_id, lane, limit):
+        return None
     now = time.monotonic()
     from_clock = not cursor.short and now - cursor.looked_below_at < _LOOK_BELOW_SECONDS
     token = new_id()
@@ -157,6 +163,17 @@ def lapsed_claims(database: Database) -> Sequence[UUID]:
             .order_by(claims.c.lease_until)
             .limit(transitions.STEP_ROWS)
         ).all()
+
+
+def _fills(database: Database, version_id: int, lane: str, limit: int) -> bool:
+    waiting = (
+        select(jobs.c.id)
+        .where(transitions.CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane)
+        .limit(limit)
+        .subquery()
+    )
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(waiting)) == limit
 
 
 def _advance_clock(database: Database, version_id: int, lane: str, sequence: int) -> None:
