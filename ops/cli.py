@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +36,6 @@ def with_settings(*, role: str, bind: bool = False) -> Callable[[Command], Comma
 
             settings = load_settings(data_dir=data_dir, bind=bind)
             configure_logging(settings, role=role)
-            # It tells every plugin it loads, in every process.
-            logging.getLogger("alembic").setLevel("WARNING")
             return command(settings, *args, **kwargs)
 
         if not bind:
@@ -149,7 +146,8 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except ServiceError as error:
-        click.echo(f"Error: {error}", err=True)
+        # A database driver's reason may come in several lines.
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         code = _FAILED
     sys.exit(code)
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,18 +14,20 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from uuid_utils.compat import uuid7
 
-from shared.errors import Unavailable
+from shared.errors import ConfigurationError, Unavailable
 from shared.tables import UTCDateTime
 
 _SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"
 _LOCK_SECONDS = 5.0
+_LOCK_POLL_SECONDS = 0.001
+_NO_TURN = f"the database is busy: no turn to write in {_LOCK_SECONDS:g} s"
 _REPEATED_STATES = frozenset({"40P01", "40001"})  # deadlock, serialization failure
 _REPEATS = 5
 
@@ -88,12 +91,16 @@ class Database:
     """The one way to the database: `read` for looking, `transact` for every change."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
-        parsed = make_url(url)
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise ConfigurationError("DATABASE_URL is not an SQLAlchemy URL") from error
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._path = Path(str(parsed.database)).absolute()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._engine = _sqlite_engine(self._path, pool_size)
+            self._turn = threading.Lock()
         else:
             self._engine = create_engine(
                 parsed,
@@ -153,7 +160,7 @@ class Database:
         if not self.is_sqlite:
             with self._engine.begin() as connection:
                 return work(connection)
-        with _write_lock(self._path), self._engine.connect() as connection:
+        with _write_lock(self._path, self._turn), self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 value = work(connection)
@@ -193,28 +200,37 @@ def _sqlite_now(offset_seconds: float) -> str:
 
 
 @contextmanager
-def _write_lock(path: Path) -> Iterator[None]:
+def _write_lock(path: Path, turn: threading.Lock) -> Iterator[None]:
     """One writer at a time, in turn: SQLite's own waiting lets some writers wait for seconds.
 
-    The descriptor is opened for each transaction, since two threads on one descriptor do not
-    exclude each other; Python opens it close-on-exec.
+    The threads of a process take turns by `turn`, which wakes the next one at once; the processes
+    by a lock on a file, which has to be asked again and again. The descriptor is opened for each
+    transaction, since two threads on one descriptor do not exclude each other; Python opens it
+    close-on-exec.
     """
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    give_up = time.monotonic() + _LOCK_SECONDS
+    if not turn.acquire(timeout=_LOCK_SECONDS):
+        raise Unavailable(_NO_TURN)
     try:
-        give_up = time.monotonic() + _LOCK_SECONDS
-        pause = 0.0005
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while not _try_lock(descriptor):
                 if time.monotonic() > give_up:
-                    raise Unavailable("the database is busy: no turn to write in 5 s") from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.01)
-        yield
+                    raise Unavailable(_NO_TURN)
+                time.sleep(_LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
     finally:
-        os.close(descriptor)
+        turn.release()
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -42,6 +42,8 @@ def configure_logging(settings: Settings, *, role: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+    # It announces its dialect whenever the schema's revision is looked at.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _with_role(role: str) -> structlog.typing.Processor:

@@ -159,7 +159,8 @@ jobs = Table(
     Column("min_score", Float),
     Column("filename", Text, comment="As the client named it; text, never a path."),
     Column("reference", String(200)),
-    Column("metadata", _json, nullable=False),
+    # Plain JSON: JSONB would change the caller's numbers and the order of its keys.
+    Column("metadata", JSON(), nullable=False),
     Column("ingestion", Uuid),
     # When its turn comes
     Column("lane", String(11), nullable=False),

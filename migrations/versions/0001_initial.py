@@ -153,7 +153,7 @@ def upgrade() -> None:
             comment="As the client named it; text, never a path.",
         ),
         sa.Column("reference", sa.String(length=200), nullable=True),
-        sa.Column("metadata", JSON, nullable=False),
+        sa.Column("metadata", sa.JSON(), nullable=False),
         sa.Column("ingestion", sa.Uuid(), nullable=True),
         sa.Column("lane", sa.String(length=11), nullable=False),
         sa.Column("flow", sa.String(length=100), nullable=False),

@@ -1,0 +1,1 @@
+"""Benchmarks, run by hand: what they measure and what they found is in docs/benchmarks.md."""

@@ -1,0 +1,334 @@
+"""Weights over HTTP from a local server that misbehaves in every way we have a sentence for."""
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Row
+
+from ops import download, fetch
+from ops.catalogue import Entry
+from ops.download import Busy, pull
+from ops.fetch import FetchError, Interrupted
+from shared import models
+from shared.database import Database
+from shared.errors import ProblemError
+from shared.migrations import upgrade
+from shared.storage.local import LocalStorage
+from tests.services import free_port, wait_until
+
+CONTENT = bytes(range(256)) * 8192  # 2 MiB
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT, and may be told to do it badly."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content = CONTENT
+        self.status = 200
+        self.break_after: list[int] = []  # bytes after which each of the next answers breaks off
+        self.ranges = True
+        self.seen: list[str | None] = []
+        self.hold: threading.Event | None = None  # wait for it in the middle of the body
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        asked = self.headers.get("Range")
+        server.seen.append(asked)
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
+        if start > len(server.content):
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            end = len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        limit = server.break_after.pop(0) if server.break_after else len(body)
+        if server.hold is not None:
+            self.wfile.write(body[: limit // 2])
+            self.wfile.flush()
+            server.hold.wait(20)
+            body, limit = body[limit // 2 :], limit - limit // 2
+        self.wfile.write(body[:limit])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    if server.hold is not None:
+        server.hold.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Place:
+    """A database, a storage and a directory for downloads."""
+
+    def __init__(self, directory: Path, entry: Entry) -> None:
+        self.entry = entry
+        self.database = Database(f"sqlite:///{directory / 'classifier.db'}")
+        upgrade(self.database)
+        self.storage = LocalStorage(directory / "objects")
+        self.downloads = directory / "downloads"
+        self.partial = self.downloads / "weights.h5.part"
+        self.database.transact(lambda connection: models.register(connection, "small"))
+
+    def pull(self, url: str, **options: object) -> str:
+        return pull(
+            self.database,
+            self.storage,
+            self.entry,
+            url,
+            self.downloads,
+            **options,  # type: ignore[arg-type]
+        )
+
+    def row(self) -> Row[tuple[object, ...]]:
+        with self.database.read() as connection:
+            return models.states(connection)[0]
+
+    def accepts(self) -> bool:
+        with self.database.read() as connection:
+            try:
+                models.resolve(connection, "small")
+            except ProblemError as problem:
+                assert problem.code == "model_unavailable"
+                return False
+        return True
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("n01\ttench\nn02\tgoldfish\n")
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    entry = Entry("small", "VGG16", "vgg16", 224, 224, "small/weights.h5", md5, labels)
+    place = Place(tmp_path, entry)
+    yield place
+    place.database.close()
+
+
+def test_good_file_is_installed_and_current(place: Place, server: Server) -> None:
+    told: list[tuple[int, int | None]] = []
+    version = place.pull(server.url, progress=lambda done, total: told.append((done, total)))
+    row = place.row()
+    assert row.current_version is not None
+    assert (row.downloading, row.download_error) in ((None, None), (False, None))
+    with place.database.read() as connection:
+        installed = models.load_version(connection, row.current_version)
+    assert installed.version == version
+    assert installed.labels == (("n01", "tench"), ("n02", "goldfish"))
+    assert installed.spec.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert place.storage.read(f"models/{version}/weights.h5") == CONTENT
+    assert told[0] == (0, len(CONTENT))
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert list(place.downloads.iterdir()) == []
+
+
+def test_wrong_checksum_is_refused_and_deleted(place: Place, server: Server) -> None:
+    place.pull(server.url)
+    good = place.row().current_version
+    server.content = CONTENT[::-1]
+    with pytest.raises(FetchError, match=r"is not weights\.h5: its MD5 is .* were deleted"):
+        place.pull(server.url)
+    assert place.row().current_version == good
+    assert not place.partial.exists()
+
+
+def test_short_body_is_refused(place: Place, server: Server) -> None:
+    """The server says, and sends, less than the whole file."""
+    server.content = CONTENT[:1000]
+    with pytest.raises(FetchError, match=r"is not weights\.h5"):
+        place.pull(server.url)
+    assert not place.partial.exists()
+    assert not place.accepts()
+    assert "MD5" in str(place.row().download_error)
+
+
+def test_not_found(place: Place, server: Server) -> None:
+    server.status = 404
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1 answered 404 Not Found for http"):
+        place.pull(server.url)
+    assert place.row().download_error.startswith("127.0.0.1 answered 404 Not Found")
+    assert not place.accepts()
+
+
+def test_refused_connection(place: Place) -> None:
+    with pytest.raises(
+        FetchError, match=r"127\.0\.0\.1 could not be reached \(connection refused\)"
+    ):
+        place.pull(f"http://127.0.0.1:{free_port()}")
+    assert place.row().download_error == ("127.0.0.1 could not be reached (connection refused).")
+    assert not place.accepts()
+
+
+def test_name_that_cannot_be_resolved(place: Place) -> None:
+    with pytest.raises(FetchError, match=r"no-such-host\.invalid could not be reached \(name"):
+        place.pull("https://no-such-host.invalid/x")
+
+
+def test_hanging_name_lookup_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(fetch, "_REACH_SECONDS", 0.2)
+
+    def hang(*_: object, **__: object) -> None:
+        ended.wait(20)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    started = time.monotonic()
+    with pytest.raises(FetchError, match=r"could not be reached \(no answer\)"):
+        place.pull("https://weights.example")
+    assert time.monotonic() - started < 2
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "reach":
+            thread.join()
+
+
+def test_real_limit_is_below_ten_seconds() -> None:
+    assert fetch._REACH_SECONDS < 10
+
+
+def test_unreachable_proxy_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(FetchError, match=r"the proxy 127\.0\.0\.1 could not be reached"):
+        place.pull("http://weights.example")
+
+
+def test_break_is_resumed_within_one_pull(place: Place, server: Server) -> None:
+    server.break_after = [700_000]
+    place.pull(server.url)
+    assert server.seen[0] is None
+    assert server.seen[1] is not None
+    assert server.seen[1].startswith("bytes=")
+    assert place.row().current_version is not None
+
+
+def test_next_pull_goes_on_from_where_the_last_broke(place: Place, server: Server) -> None:
+    place.downloads.mkdir()
+    place.partial.write_bytes(CONTENT[:1_000_000])
+    place.pull(server.url)
+    assert server.seen == ["bytes=1000000-"]
+    assert place.row().current_version is not None
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_useless_partial_file_is_begun_anew(place: Place, server: Server, ranges: bool) -> None:
+    server.ranges = ranges
+    place.downloads.mkdir()
+    place.partial.write_bytes(b"x" * (len(CONTENT) + 5))
+    place.pull(server.url)
+    assert place.row().current_version is not None
+
+
+def test_server_that_always_breaks_off(
+    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.downloads.mkdir()
+    place.partial.write_bytes(CONTENT[:1000])
+    server.break_after = [0] * 10
+    monkeypatch.setattr(threading.Event, "wait", lambda *_: False)
+    with pytest.raises(FetchError, match="broke the connection 3 times"):
+        place.pull(server.url)
+    assert place.partial.stat().st_size == 1000
+
+
+def test_jobs_are_accepted_while_it_runs_and_not_before(place: Place, server: Server) -> None:
+    assert not place.accepts()
+    server.hold = threading.Event()
+    first = threading.Thread(target=place.pull, args=(server.url,))
+    first.start()
+    wait_until(place.accepts, seconds=10, what="a download that jobs can wait for")
+    wait_until(
+        lambda: 0 < (place.row().download_bytes or 0) < len(CONTENT), seconds=10, what="progress"
+    )
+    assert place.row().download_total_bytes == len(CONTENT)
+    with pytest.raises(Busy):
+        place.pull(server.url)
+    # Another host has a directory of its own, but the same row.
+    place.downloads = place.downloads.with_name("elsewhere")
+    with pytest.raises(Busy):
+        place.pull(server.url)
+    assert place.row().downloading
+    server.hold.set()
+    first.join()
+    assert place.row().current_version is not None
+
+
+def test_interrupted_download_can_be_taken_up(place: Place, server: Server) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        place.pull(server.url, stop=stop)
+    row = place.row()
+    assert not row.downloading
+    assert row.download_error is None
+    assert place.partial.stat().st_size > 0
+    place.pull(server.url)
+    assert server.seen[1] is not None
+
+
+def test_cache_of_keras_is_used_when_its_sum_is_right(place: Place, server: Server) -> None:
+    cache = Path.home() / ".keras" / "models"
+    cache.mkdir(parents=True)
+    (cache / "weights.h5").write_bytes(CONTENT)
+    version = place.pull(server.url)
+    assert server.seen == []
+    assert place.storage.read(f"models/{version}/weights.h5") == CONTENT
+
+
+def test_damaged_cache_of_keras_is_passed_over(place: Place, server: Server) -> None:
+    cache = Path.home() / ".keras" / "models"
+    cache.mkdir(parents=True)
+    (cache / "weights.h5").write_bytes(CONTENT[:-1])
+    place.pull(server.url)
+    assert server.seen == [None]
+
+
+def test_full_disk_is_noticed_before(
+    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = download.shutil.disk_usage(place.downloads.parent)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(FetchError, match=r"4\.0 MiB are needed in .*, and 1\.0 MiB are free"):
+        place.pull(server.url)
+    assert not place.accepts()
+
+
+def test_same_content_is_the_same_version_everywhere(place: Place, server: Server) -> None:
+    first = place.pull(server.url)
+    assert place.pull(server.url) == first
+    place.entry = replace(place.entry, height=128)
+    assert place.pull(server.url) != first

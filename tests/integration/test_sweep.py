@@ -1,0 +1,244 @@
+"""The sweep deletes what nothing needs, and nothing else, on both databases."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, insert, select, update
+
+from shared import models
+from shared.database import Database, new_id, utc_now
+from shared.jobs.intake import Caller, JobOptions, NewImage, submit
+from shared.migrations import upgrade
+from shared.models import ModelSpec, Target
+from shared.settings import Settings
+from shared.storage.local import LocalStorage
+from shared.sweep import Sweep
+from shared.tables import idempotency_keys, images, jobs, model_versions, results, workers
+
+SPEC = ModelSpec("directory", "model.keras", 32, 32, "scale", "0" * 64, 1000)
+
+
+class World:
+    """A migrated database, a storage and a model, with what the sweep is about."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.database = Database(url)
+        upgrade(self.database)
+        self.root = directory / "objects"
+        self.storage = LocalStorage(self.root)
+        self.version = self.database.transact(
+            lambda connection: models.install(
+                connection, "digits", "0123456789ab", SPEC, [("0", "0")]
+            )
+        )
+        # An age of nearly nothing: the next listing is due at once.
+        self.settings = Settings(data_dir=directory, orphan_hours=1, idempotency_hours=24)
+        self.sweep = Sweep(self.database, self.storage, self.settings)
+
+    def submit(self, data: bytes, key: str | None = None) -> NewImage:
+        image = NewImage(data, "image/png", 1, 1)
+        submit(
+            self.database,
+            self.storage,
+            image,
+            None,
+            JobOptions("digits"),
+            Target(self.version, pinned=False),
+            Caller("local", idempotency_key=key),
+        )
+        return image
+
+    def delete_jobs(self) -> None:
+        self.database.transact(lambda connection: connection.execute(jobs.delete()))
+
+    def age(self, seconds: float) -> None:
+        """Make every image that much older, row and object."""
+        then = utc_now() - timedelta(seconds=seconds)
+        self.database.transact(
+            lambda connection: connection.execute(update(images).values(created_at=then))
+        )
+
+    def objects(self) -> list[str]:
+        return sorted(found.name for found in self.storage.list("images"))
+
+    def count(self, table: object) -> int:
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(table)).scalar_one()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def world(database_url: str, tmp_path: Path) -> Iterator[World]:
+    world = World(database_url, tmp_path)
+    yield world
+    world.database.close()
+
+
+def test_unused_image_goes_with_its_result_and_object(world: World) -> None:
+    image = world.submit(b"one")
+    world.database.transact(
+        lambda connection: connection.execute(
+            insert(results).values(
+                image=image.sha256,
+                model_version=world.version,
+                predictions=[["0", "0", 1.0]],
+                created_at=utc_now(),
+            )
+        )
+    )
+    world.delete_jobs()
+    world.age(61)
+    assert world.sweep.remove_unused_images() == 1
+    assert (world.count(images), world.count(results), world.objects()) == (0, 0, [])
+    assert world.count(model_versions) == 2  # the version itself and its model's placeholder
+
+
+def test_image_of_a_job_stays(world: World) -> None:
+    world.submit(b"one")
+    world.age(3600)
+    assert world.sweep.remove_unused_images() == 0
+    assert world.count(images) == 1
+    assert len(world.objects()) == 1
+
+
+def test_image_stays_in_its_first_minute(world: World) -> None:
+    world.submit(b"one")
+    world.delete_jobs()
+    assert world.sweep.remove_unused_images() == 0
+    assert world.count(images) == 1
+
+
+def test_more_than_one_transaction_of_images(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.sweep._ROWS", 10)
+    for number in range(25):
+        world.submit(str(number).encode())
+    world.delete_jobs()
+    world.age(61)
+    assert world.sweep.remove_unused_images() == 25
+    assert world.count(images) == 0
+    assert world.objects() == []
+
+
+def test_missing_object_decides_nothing(world: World) -> None:
+    world.submit(b"kept")
+    for name in world.objects():
+        world.storage.delete(name)
+    world.age(3600)
+    assert world.sweep.remove_unused_images() == 0
+    world.delete_jobs()
+    assert world.sweep.remove_unused_images() == 1  # and that its object is gone is no error
+
+
+def test_only_old_objects_without_a_row_go(world: World) -> None:
+    kept = world.submit(b"kept")
+    [named] = world.objects()
+    orphans = [f"images/{kept.sha256}/{new_id()}", f"images/{'f' * 64}/{new_id()}"]
+    young = f"images/{'e' * 64}/{new_id()}"
+    for name in (*orphans, young):
+        world.storage.write(name, b"")
+    old = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
+    for name in (named, *orphans):
+        _touch(world.root / name, old)
+    assert world.sweep.remove_orphans() == 2
+    assert world.objects() == sorted([named, young])
+
+
+def test_objects_are_not_listed_at_every_sweep(world: World) -> None:
+    world.sweep.remove_orphans()
+    name = f"images/{'f' * 64}/{new_id()}"
+    world.storage.write(name, b"")
+    _touch(world.root / name, 0)
+    assert world.sweep.remove_orphans() == 0
+    assert world.objects() == [name]
+
+
+def test_old_idempotency_keys_and_workers_are_forgotten(world: World) -> None:
+    world.submit(b"one", key="old")
+    world.submit(b"one", key="new")
+    day = timedelta(days=1, seconds=1)
+
+    def age(connection: object) -> None:
+        connection.execute(  # type: ignore[attr-defined]
+            update(idempotency_keys)
+            .where(idempotency_keys.c.key == "old")
+            .values(created_at=utc_now() - day)
+        )
+        for pid, seen in ((1, utc_now()), (2, utc_now() - day)):
+            connection.execute(  # type: ignore[attr-defined]
+                insert(workers).values(
+                    id=new_id(),
+                    slot="here:1",
+                    host="here",
+                    pid=pid,
+                    versions=[],
+                    started_at=seen,
+                    last_seen=seen,
+                )
+            )
+
+    world.database.transact(age)
+    world.sweep.step()
+    with world.database.read() as connection:
+        assert connection.scalars(select(idempotency_keys.c.key)).all() == ["new"]
+        assert connection.scalars(select(workers.c.pid)).all() == [1]
+
+
+def test_submits_beside_a_sweep_lose_nothing(world: World) -> None:
+    """Every job has its image's row and object, however the two are interleaved."""
+    ended = threading.Event()
+    troubles: list[BaseException] = []
+
+    def sweep() -> None:
+        try:
+            while not ended.is_set():
+                world.age(61)
+                world.sweep.remove_unused_images()
+        except BaseException as error:
+            troubles.append(error)
+
+    def work() -> None:
+        try:
+            for number in range(60):
+                world.submit(str(number % 3).encode())
+                if number % 2:
+                    world.delete_jobs()
+        except BaseException as error:
+            troubles.append(error)
+
+    sweeper = threading.Thread(target=sweep)
+    submitters = [threading.Thread(target=work) for _ in range(3)]
+    for thread in (sweeper, *submitters):
+        thread.start()
+    for thread in submitters:
+        thread.join()
+    ended.set()
+    sweeper.join()
+    assert troubles == []
+    world.submit(b"0")
+    with world.database.read() as connection:
+        cited = connection.scalars(
+            select(images.c.object).join(jobs, jobs.c.image == images.c.sha256)
+        ).all()
+    assert cited
+    assert all((world.root / name).is_file() for name in cited)
+
+
+def _touch(path: Path, when: float) -> None:
+    os.utime(path, (when, when))
+
+
+def test_sweep_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        world.submit(str(number).encode())
+    world.delete_jobs()
+    world.age(61)
+    monkeypatch.setattr("shared.sweep._PAGE", 2)
+    clock = iter(range(0, 1000, 6))  # time for two pages in each sweep
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    assert world.sweep.remove_unused_images() == 2
+    monkeypatch.undo()
+    assert world.sweep.remove_unused_images() == 3
