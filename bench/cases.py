@@ -96,6 +96,7 @@ class Cases:
             Case("cancel a queued job", _cancel),
             Case("claim 8, from the clock", _claim(8, from_clock=True)),
             Case("claim 8, from the head", _claim(8, from_clock=False)),
+            Case("claim 8, or none if fewer wait", _claim(8, from_clock=True, only_full=True)),
             Case("claim 64, from the clock", _claim(64, from_clock=True)),
             Case("claim 64, from the head", _claim(64, from_clock=False)),
             Case("record 8", _record(8)),
@@ -191,7 +192,14 @@ def _cancel(queue: FilledQueue, watch: Stopwatch) -> None:
     queue.top_up(1)
 
 
-def _take(queue: FilledQueue, limit: int, *, from_clock: bool, lease_seconds: float = 60) -> Claim:
+def _take(
+    queue: FilledQueue,
+    limit: int,
+    *,
+    from_clock: bool,
+    only_full: bool = False,
+    lease_seconds: float = 60,
+) -> Claim:
     queue.cursor.short = not from_clock
     queue.cursor.looked_below_at = time.monotonic()
     claim = claim_batch(
@@ -202,6 +210,7 @@ def _take(queue: FilledQueue, limit: int, *, from_clock: bool, lease_seconds: fl
         limit=limit,
         worker=queue.worker,
         lease_seconds=lease_seconds,
+        only_full=only_full,
     )
     assert claim is not None
     assert len(claim.jobs) == limit
@@ -220,10 +229,12 @@ def _finish(queue: FilledQueue, claim: Claim) -> None:
     assert recorded == len(claim.jobs)
 
 
-def _claim(limit: int, *, from_clock: bool) -> Callable[[FilledQueue, Stopwatch], None]:
+def _claim(
+    limit: int, *, from_clock: bool, only_full: bool = False
+) -> Callable[[FilledQueue, Stopwatch], None]:
     def run(queue: FilledQueue, watch: Stopwatch) -> None:
         with watch():
-            claim = _take(queue, limit, from_clock=from_clock)
+            claim = _take(queue, limit, from_clock=from_clock, only_full=only_full)
         _finish(queue, claim)
         queue.top_up(limit)
 

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, event
 
 from shared.database import Database
 
-# A plan that reads more rows than this scans, by whatever name. A position may read 1,001, and a
-# join of two short lists of 64 makes 4,096.
-MOST_ROWS = 5000
+# A plan that reads more rows than this scans, by whatever name. A position may read 1,001, a join
+# of two lists of 64 makes 4,096, and a page of the sweep is 5,000 images.
+MOST_ROWS = 20_000
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _IN_LIST = re.compile(r"IN \([^()]*(?:\([^()]*\)[^()]*)*\)")

@@ -9,6 +9,7 @@ Exits with 1 if one of them scans a big table. Works in databases of its own, wh
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,9 @@ class Explained:
 def main() -> int:
     """Measure and explain; 1 if a plan scans."""
     options = _options()
+    # Ended either way, we drop our databases and stop our server first.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     try:
         with _server(options.database) as server, ExitStack() as stack:

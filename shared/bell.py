@@ -5,7 +5,6 @@ import time
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from shared.queue import ring
 
@@ -43,6 +42,6 @@ class Bell:
             try:
                 for model, lane in sorted(wanted):
                     ring(self._app, model, lane)
-            except (OperationalError, OSError) as error:
+            except Exception as error:  # whatever a broker may raise, the next ring is tried
                 log.warning("bell_failed", error=str(error))
                 time.sleep(_SILENT_SECONDS)

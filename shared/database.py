@@ -160,7 +160,7 @@ class Database:
         if not self.is_sqlite:
             with self._engine.begin() as connection:
                 return work(connection)
-        with _write_lock(self._path, self._turn), self._engine.connect() as connection:
+        with self._engine.connect() as connection, _write_lock(self._path, self._turn):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 value = work(connection)
@@ -178,7 +178,11 @@ class Database:
 def _sqlite_engine(path: Path, pool_size: int) -> Engine:
     """SQLite in autocommit: a write transaction begins by hand, as BEGIN IMMEDIATE."""
     engine = create_engine(
-        f"sqlite:///{path}", isolation_level="AUTOCOMMIT", pool_size=pool_size, max_overflow=0
+        f"sqlite:///{path}",
+        isolation_level="AUTOCOMMIT",
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_LOCK_SECONDS,
     )
 
     @event.listens_for(engine, "connect")

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(
         8, gt=0, description="Largest batch. On a CPU more than 8 gains 2-5 % and costs latency."
     )
+    gather_seconds: float = Field(
+        0.05,
+        ge=0,
+        description="Shortest time between two claims of a lane while several jobs come at a time.",
+    )
     decode_threads: int = Field(0, ge=0, description="Threads that decode images; 0: one a core.")
     lease_seconds: float = Field(60, gt=0, description="How long a claim holds without renewal.")
     renew_seconds: float = Field(15, gt=0, description="How often a worker renews its claims.")
@@ -153,7 +158,11 @@ def _variable(field: str) -> str:
 
 def _refuse_unknown(values: dict[str, str | None]) -> None:
     """A mistyped name would otherwise be ignored silently."""
-    known = {_variable(field) for field in Settings.model_fields}
+    known = {
+        _variable(name)
+        for name, field in Settings.model_fields.items()
+        if not field.validation_alias
+    }
     unknown = sorted(name for name in values if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")

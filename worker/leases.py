@@ -30,11 +30,12 @@ class Leases(threading.Thread):
         """Renew, pause, renew; a database that is away is asked again."""
         while not self.ended.wait(self._settings.renew_seconds):
             tokens = [
-                thread.activity.token
+                token
                 for thread in self._watched
                 if thread.is_alive()
-                and thread.activity.token is not None
                 and thread.activity.overdue() is None
+                # Read once: the loop clears it whenever its batch ends.
+                and (token := thread.activity.token) is not None
             ]
             try:
                 renew(self._database, tokens, lease_seconds=self._settings.lease_seconds)

@@ -11,7 +11,7 @@ from shared.jobs.claiming import Claim, LaneCursor, claim_batch
 from worker.pipeline import Pipeline
 from worker.runtime import Runtime
 from worker.serving import LoadedModel
-from worker.watchdog import Activity, WatchedThread, end_process
+from worker.watchdog import Activity, WatchedThread
 
 _AWAY_SECONDS = 1.0
 
@@ -39,15 +39,11 @@ class Loop(WatchedThread):
         self.siblings: Sequence[Loop] = ()
 
     def run(self) -> None:
-        """Sleep and work, until the process stops. Any exception ends the process."""
-        try:
-            while not self._runtime.stopping.is_set():
-                self._event.wait()
-                self._event.clear()
-                self._work_off()
-        except Exception as error:  # whatever it is, a process with a dead loop must not live on
-            log.exception("loop_failed", loop=self.name)
-            end_process(f"{self.name}: {error}")
+        """Sleep and work, until the process stops."""
+        while not self._runtime.stopping.is_set():
+            self._event.wait()
+            self._event.clear()
+            self._work_off()
 
     def _work_off(self) -> None:
         was_idle = True
@@ -68,6 +64,20 @@ class Loop(WatchedThread):
                 self._runtime.bell.ring(model.version.model, self.lane)
             was_idle = False
             self._pipeline.work(claim, model, self.activity, (time.monotonic() - began) * 1000)
+            if 1 < len(claim.jobs) < model.batch_limit:
+                self._gather(began)
+
+    def _gather(self, since: float) -> None:
+        """Jobs come faster than one at a time, and the model is quicker still: let some gather.
+
+        Each batch costs the database two transactions, whatever its size. A lone job, and the
+        first after a pause, wait for nobody; nor does anything behind a pass that takes longer.
+        """
+        pause = since + self._runtime.settings.gather_seconds - time.monotonic()
+        if pause > 0:
+            self.activity.enter("gather")
+            self._runtime.stopping.wait(pause)
+            self.activity.enter("idle")
 
     def _claim(self) -> tuple[Claim, LoadedModel] | None:
         # While the other loop has a batch under way, a few jobs would only wait for the forward

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.images import FORMATS
 from shared.jobs.recording import Failure
@@ -40,6 +40,8 @@ def decode(data: bytes, spec: ModelSpec, max_pixels: int) -> NDArray[np.uint8] |
                 upright = ImageOps.exif_transpose(image).convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError:  # its text holds an address of this process
+        return Failure("image_unreadable", "The file is not an image of a type that is read.")
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
         return Failure("image_unreadable", f"The image cannot be decoded: {error}.")
     target = (spec.width, spec.height)

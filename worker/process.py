@@ -16,7 +16,7 @@ from worker.loader import Loader
 from worker.loops import Loop
 from worker.pipeline import Pipeline
 from worker.runtime import Runtime
-from worker.watchdog import Watchdog
+from worker.watchdog import Watchdog, end_with_any_thread
 
 LOOPS_PER_LANE = 2  # one decodes while the other passes; a third gained nothing
 _REPORT_EVERY = 5  # recovery rounds
@@ -49,6 +49,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start every part; loops find nothing to claim before the loader has a model."""
+        end_with_any_thread()
         for thread in (*self._loops, self._leases, self._watchdog, self._recovery, self._loader):
             thread.start()
 

@@ -33,8 +33,8 @@ class Activity:
         self._stage = (stage, time.monotonic())
 
     def has_batch(self) -> bool:
-        """Whether the loop has a batch that is read, and will claim again once it is recorded."""
-        return self._stage[0] in {"decode", "waiting", "pass", "record"}
+        """Whether the loop has a batch that is read, or lets one gather: it will claim again."""
+        return self._stage[0] in {"decode", "waiting", "pass", "record", "gather"}
 
     def overdue(self) -> str | None:
         """The stage that is past its limit, or None."""
@@ -71,6 +71,17 @@ class Watchdog(threading.Thread):
                     end_process(f"{thread.name} is past the limit of its {stage} stage")
                 if not thread.is_alive() and not self._stopping.is_set():
                     end_process(f"{thread.name} has ended")
+
+
+def end_with_any_thread() -> None:
+    """From now on an exception that no thread catches ends the process, not only its thread."""
+
+    def end(failure: threading.ExceptHookArgs) -> None:
+        log.critical("thread_failed", exc_info=failure.exc_value)
+        name = "a thread" if failure.thread is None else failure.thread.name
+        end_process(f"{name}: {failure.exc_value}")
+
+    threading.excepthook = end
 
 
 def end_process(reason: str) -> None:

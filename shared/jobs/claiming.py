@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from shared.database import Database, moment, new_id, stamp
 from shared.jobs import transitions
@@ -61,13 +62,18 @@ def claim_batch(
 
     With `only_full`, also None while fewer than `limit` wait.
     """
-    if only_full and not _fills(database, version_id, lane, limit):
-        return None
     now = time.monotonic()
     from_clock = not cursor.short and now - cursor.looked_below_at < _LOOK_BELOW_SECONDS
-    token = new_id()
+    claim = Claim(new_id(), version_id, lane, ())
+    # Looking for work is a plain read: most looks of an idle or half-idle worker find none.
+    if not _enough_wait(database, claim, limit if only_full else 1, from_clock=from_clock):
+        cursor.short = True
+        return None
+    # Not with every claim on PostgreSQL: the dead versions of this one row would be walked by
+    # each submit while an old snapshot is held.
+    due = database.is_sqlite or now - cursor.clock_written_at > _CLOCK_SECONDS
 
-    def take(connection: Connection) -> tuple[list[ClaimedJob], int]:
+    def take(connection: Connection) -> list[Row[Any]]:
         picked = sorted(
             transitions.claim(
                 connection,
@@ -75,39 +81,42 @@ def claim_batch(
                 lane=lane,
                 limit=limit,
                 from_clock=from_clock,
-                token=token,
+                token=claim.token,
             ),
             key=lambda row: (row.sequence, row.id),
         )
-        if not picked:
-            return [], 0
-        connection.execute(
-            insert(claims).values(
-                token=token, worker=worker, lease_until=stamp(lease_seconds), trial=None
+        if picked:
+            connection.execute(
+                insert(claims).values(
+                    token=claim.token, worker=worker, lease_until=stamp(lease_seconds)
+                )
             )
-        )
-        found = connection.execute(
-            select(images.c.sha256, images.c.object).where(
-                images.c.sha256.in_({row.image for row in picked})
-            )
-        )
-        objects = {row.sha256: row.object for row in found}
-        taken = [
-            ClaimedJob(
-                row.id, row.image, objects[row.image], row.suspect, row.lapses, row.request_id
-            )
-            for row in picked
-        ]
-        return taken, picked[-1].sequence
+            if due or len(picked) < limit:
+                _advance_clock(connection, version_id, lane, picked[-1].sequence)
+        return picked
 
-    taken, highest = database.transact(take)
-    cursor.short = len(taken) < limit
+    picked = database.transact(take)
+    cursor.short = len(picked) < limit
     if not from_clock:
         cursor.looked_below_at = now
-    if taken and (cursor.short or now - cursor.clock_written_at > _CLOCK_SECONDS):
+    if due and picked:
         cursor.clock_written_at = now
-        _advance_clock(database, version_id, lane, highest)
-    return Claim(token, version_id, lane, tuple(taken)) if taken else None
+    return replace(claim, jobs=_with_objects(database, picked)) if picked else None
+
+
+def _with_objects(database: Database, picked: Sequence[Row[Any]]) -> tuple[ClaimedJob, ...]:
+    names = {row.image for row in picked}
+    with database.read() as connection:
+        found = connection.execute(
+            select(images.c.sha256, images.c.object).where(images.c.sha256.in_(names))
+        )
+        objects = {row.sha256: row.object for row in found}
+    return tuple(
+        ClaimedJob(
+            row.id, row.image, objects.get(row.image), row.suspect, row.lapses, row.request_id
+        )
+        for row in picked
+    )
 
 
 def renew(database: Database, tokens: Sequence[UUID], *, lease_seconds: float) -> None:
@@ -165,27 +174,21 @@ def lapsed_claims(database: Database) -> Sequence[UUID]:
         ).all()
 
 
-def _fills(database: Database, version_id: int, lane: str, limit: int) -> bool:
+def _enough_wait(database: Database, claim: Claim, number: int, *, from_clock: bool) -> bool:
     waiting = (
         select(jobs.c.id)
-        .where(transitions.CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane)
-        .limit(limit)
+        .where(*transitions.claimable(claim.version_id, claim.lane, from_clock=from_clock))
+        .limit(number)
         .subquery()
     )
     with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(waiting)) == limit
+        return connection.scalar(select(func.count()).select_from(waiting)) == number
 
 
-def _advance_clock(database: Database, version_id: int, lane: str, sequence: int) -> None:
-    """The clock never goes back; in a transaction of its own, since every loop writes this row."""
-    database.transact(
-        lambda connection: connection.execute(
-            update(lanes)
-            .where(
-                lanes.c.model_version == version_id,
-                lanes.c.lane == lane,
-                lanes.c.clock < sequence,
-            )
-            .values(clock=sequence)
-        )
+def _advance_clock(connection: Connection, version_id: int, lane: str, sequence: int) -> None:
+    """The clock never goes back."""
+    connection.execute(
+        update(lanes)
+        .where(lanes.c.model_version == version_id, lanes.c.lane == lane, lanes.c.clock < sequence)
+        .values(clock=sequence)
     )

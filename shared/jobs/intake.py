@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, new_id, stamp
@@ -19,6 +19,55 @@ from shared.tables import idempotency_keys, images, jobs, lanes, results
 from shared.upserts import insert_if_absent
 
 _RESTARTS = 5  # a sweep can take an image away between our look and our insert, but not for ever
+
+
+_QUEUE_UP = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))")
+
+# Built once: a submit holds SQLite's only write lock, or the flow's, while its statements run.
+_VERSION: BindParameter[int] = bindparam("version_id")
+_LANE: BindParameter[str] = bindparam("lane")
+_FLOW: BindParameter[str] = bindparam("flow")
+_IMAGE: BindParameter[str] = bindparam("image")
+_CLOCK = (
+    select(lanes.c.clock)
+    .where(lanes.c.model_version == _VERSION, lanes.c.lane == _LANE)
+    .scalar_subquery()
+)
+_BEHIND = (
+    select(func.max(jobs.c.sequence) + 1)
+    .where(
+        transitions.QUEUED,
+        jobs.c.model_version == _VERSION,
+        jobs.c.lane == _LANE,
+        jobs.c.flow == _FLOW,
+        jobs.c.sequence >= _CLOCK,
+    )
+    .scalar_subquery()
+)
+# Start-time fair queueing (Goyal, Vin, Cheng 1996): flows take turns, a newcomer starts one behind
+# the lane's clock. (At the clock itself, a client that submits again as its jobs finish would get
+# the tag it just had, and starve whoever waits with a later one.)
+_SEQUENCE = func.coalesce(_BEHIND, _CLOCK + 1).label("sequence")
+_LOOK_AROUND = (
+    select(
+        images.c.object,
+        select(results.c.image)
+        .where(results.c.image == _IMAGE, results.c.model_version == _VERSION)
+        .exists()
+        .label("has_result"),
+        select(jobs.c.id)
+        .where(
+            jobs.c.image == _IMAGE,
+            jobs.c.model_version == _VERSION,
+            text("jobs.error_code = 'worker_lost'"),
+        )
+        .exists()
+        .label("guilty"),
+        _SEQUENCE,
+    )
+    .where(images.c.sha256 == _IMAGE)
+    .with_for_update(read=True, key_share=True, of=images)
+)
 
 
 @dataclass(frozen=True)
@@ -122,32 +171,21 @@ def replayed(
 
 
 def next_sequence(connection: Connection, version_id: int, lane: str, flow: str) -> int:
-    """The tag of a flow's next job: behind its own queued jobs, level with the head otherwise.
+    """The tag of a flow's next job: behind its own queued jobs, level with the head otherwise."""
+    queue_up(connection, version_id, lane, flow)
+    place = {"version_id": version_id, "lane": lane, "flow": flow}
+    return int(connection.execute(select(_SEQUENCE), place).scalar_one())
 
-    Start-time fair queueing (Goyal, Vin, Cheng 1996): flows take turns, a newcomer starts at the
-    lane's clock. On PostgreSQL submits of one flow queue up here, or several in flight would get
-    the same tag and the flow several turns for one.
+
+def queue_up(connection: Connection, version_id: int, lane: str, flow: str) -> None:
+    """Wait for other submits of the flow, before its highest tag is read.
+
+    Several in flight would get the same tag, and the flow several turns for one. SQLite has one
+    writer anyway.
     """
     if connection.dialect.name == "postgresql":
         key = f"{version_id}/{lane}/{flow}"
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))
-    clock = (
-        select(lanes.c.clock)
-        .where(lanes.c.model_version == version_id, lanes.c.lane == lane)
-        .scalar_subquery()
-    )
-    behind = (
-        select(func.max(jobs.c.sequence) + 1)
-        .where(
-            transitions.QUEUED,
-            jobs.c.model_version == version_id,
-            jobs.c.lane == lane,
-            jobs.c.flow == flow,
-            jobs.c.sequence >= clock,
-        )
-        .scalar_subquery()
-    )
-    return int(connection.execute(select(func.coalesce(behind, clock))).scalar_one())
+        connection.execute(_QUEUE_UP, {"key": key})
 
 
 @dataclass(frozen=True)
@@ -193,22 +231,8 @@ def _insert(connection: Connection, new: _Submission, stored: str | None) -> Acc
         first = replayed(connection, caller, new.sha256, options)
         # None: the key went away between the two statements.
         return None if first is None else Accepted(first, queued=False)
-    if not _hold_image(connection, new, stored):
-        raise _ImageVanished
-    found = connection.execute(
-        select(results.c.image).where(
-            results.c.image == new.sha256, results.c.model_version == target.version_id
-        )
-    ).first()
-    guilty = connection.execute(
-        select(jobs.c.id)
-        .where(
-            jobs.c.image == new.sha256,
-            jobs.c.model_version == target.version_id,
-            text("jobs.error_code = 'worker_lost'"),
-        )
-        .limit(1)
-    ).first()
+    queue_up(connection, target.version_id, options.lane, caller.owner)
+    seen = _hold_image(connection, new, stored)
     values: dict[str, Any] = {
         "id": job_id,
         "owner": caller.owner,
@@ -222,24 +246,27 @@ def _insert(connection: Connection, new: _Submission, stored: str | None) -> Acc
         "metadata": options.metadata,
         "lane": options.lane,
         "flow": caller.owner,
-        "sequence": next_sequence(connection, target.version_id, options.lane, caller.owner),
+        "sequence": seen.sequence,
         "deadline_at": None
         if options.deadline_seconds is None
         else stamp(options.deadline_seconds),
         "request_id": caller.request_id,
         "trace_parent": caller.trace_parent,
         # An image that was found guilty before starts as a suspect, and one lapse is enough.
-        "suspect": guilty is not None,
-        "lapses": transitions.LAPSES_TO_FAIL - 1 if guilty is not None else 0,
+        "suspect": seen.guilty,
+        "lapses": transitions.LAPSES_TO_FAIL - 1 if seen.guilty else 0,
     }
-    transitions.insert_job(connection, values, result_found=found is not None)
-    return Accepted(job_id, queued=found is None)
+    transitions.insert_job(connection, values, result_found=seen.has_result)
+    return Accepted(job_id, queued=not seen.has_result)
 
 
-def _hold_image(connection: Connection, new: _Submission, stored: str | None) -> bool:
-    """Lock the image's row, made or mended with our object where it needs one.
+def _hold_image(connection: Connection, new: _Submission, stored: str | None) -> Row[Any]:
+    """Lock the image's row, made or mended with our object where it needs one, and look around.
 
     An object that turns out not to be needed (two submits of one new image) is left to the sweep.
+
+    Raises:
+        _ImageVanished: There is no row, or it has lost its object and we have none.
     """
     if stored is not None:
         insert_if_absent(
@@ -255,19 +282,20 @@ def _hold_image(connection: Connection, new: _Submission, stored: str | None) ->
                 "created_at": stamp(),
             },
         )
-    row = connection.execute(
-        select(images.c.object)
-        .where(images.c.sha256 == new.sha256)
-        .with_for_update(read=True, key_share=True)
-    ).first()
-    if row is None:
-        return False
-    if row.object is not None:
-        return True
-    if stored is None:
-        return False
-    connection.execute(update(images).where(images.c.sha256 == new.sha256).values(object=stored))
-    return True
+    place = {
+        "image": new.sha256,
+        "version_id": new.target.version_id,
+        "lane": new.options.lane,
+        "flow": new.caller.owner,
+    }
+    row = connection.execute(_LOOK_AROUND, place).first()
+    if row is None or (row.object is None and stored is None):
+        raise _ImageVanished
+    if row.object is None:
+        connection.execute(
+            update(images).where(images.c.sha256 == new.sha256).values(object=stored)
+        )
+    return row
 
 
 def _fingerprint(sha256: str, options: JobOptions) -> str:

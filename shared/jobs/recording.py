@@ -73,13 +73,8 @@ def record(
                     connection, claim.token, ids, code=failure.code, detail=failure.detail
                 )
             )
-        unread = [o for o in outcomes if isinstance(o.result, Unread)]
-        transitions.park(
-            connection,
-            claim.token,
-            [o.job_id for o in unread],
-            unreachable_hours=unreachable_hours,
-        )
+        unread = [o.job_id for o in outcomes if isinstance(o.result, Unread)]
+        transitions.park(connection, claim.token, unread, unreachable_hours=unreachable_hours)
         transitions.drop_idle_claim(connection, claim.token)
         return count
 
@@ -128,14 +123,14 @@ def _keep_results(connection: Connection, version_id: int, outcomes: Sequence[Ou
     In the order of the images, so that two batches with the same images cannot deadlock.
     """
     by_image = {outcome.image: outcome.result for outcome in outcomes}
-    for image in sorted(by_image):
-        insert_if_absent(
-            connection,
-            results,
-            {
-                "image": image,
-                "model_version": version_id,
-                "predictions": by_image[image],
-                "created_at": stamp(),
-            },
-        )
+    rows = [
+        {
+            "image": image,
+            "model_version": version_id,
+            "predictions": by_image[image],
+            "created_at": stamp(),
+        }
+        for image in sorted(by_image)
+    ]
+    if rows:
+        insert_if_absent(connection, results, *rows)

@@ -19,6 +19,7 @@ from shared.jobs.intake import next_sequence
 from shared.settings import Settings
 from shared.tables import claims, jobs, lanes, model_versions, models, workers
 
+_STEP_SECONDS = 1.0  # a step itself takes some time
 _MOVE_ROWS = 200  # each moved job is tagged anew, in a statement of its own
 
 log = structlog.get_logger(__name__)
@@ -54,17 +55,23 @@ class Recovery:
 
     def _may_take_from_others(self) -> bool:
         """After a start, or an absence of ours or of the database, owners get time to renew."""
-        return self._trusted_from is not None and time.monotonic() >= self._trusted_from
+        return (
+            not self._was_away()
+            and self._trusted_from is not None
+            and time.monotonic() >= self._trusted_from
+        )
+
+    def _was_away(self) -> bool:
+        """Whether the last successful step is more than two intervals ago, or there was none."""
+        if self._last_success is None:
+            return True
+        longest = 2 * self.settings.recovery_seconds + _STEP_SECONDS
+        return time.monotonic() - self._last_success > longest
 
     def _note_success(self) -> None:
-        now = time.monotonic()
-        away = (
-            self._last_success is None
-            or now - self._last_success > 2 * self.settings.recovery_seconds + 1
-        )
-        if away:
-            self._trusted_from = now + 2 * self.settings.renew_seconds
-        self._last_success = now
+        if self._was_away():
+            self._trusted_from = time.monotonic() + 2 * self.settings.renew_seconds
+        self._last_success = time.monotonic()
 
 
 def requeue_lapsed(database: Database) -> int:
@@ -204,7 +211,7 @@ def _move_some(connection: Connection, version_id: int, current: int) -> int:
     rows = connection.execute(
         select(jobs.c.id, jobs.c.lane, jobs.c.flow)
         .where(transitions.QUEUED, jobs.c.model_version == version_id, ~jobs.c.pinned)
-        .order_by(jobs.c.lane, jobs.c.flow, jobs.c.sequence)
+        .order_by(jobs.c.lane, jobs.c.flow, jobs.c.sequence, jobs.c.id)
         .limit(_MOVE_ROWS)
         .with_for_update(skip_locked=True)
     ).all()

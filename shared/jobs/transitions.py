@@ -15,6 +15,7 @@ that a late writer, whose statement is fenced on the token, changes nothing.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,7 @@ _LIVE = text("jobs.status IN ('queued', 'running')")
 LAPSES_TO_FAIL = 3
 STEP_ROWS = 1000  # no transaction changes more rows than this
 _PARK_LONGEST_SECONDS = 300.0
+_PARK_DOUBLINGS = 10  # more would pass the longest anyway, and overflow in the end
 
 _UNCLAIMED = {"claim_token": None}
 _LANE_CLOCK = (
@@ -63,6 +65,26 @@ def insert_job(connection: Connection, values: dict[str, Any], *, result_found: 
     connection.execute(insert(jobs).values(**values, created_at=stamp()))
 
 
+def claimable(version_id: int, lane: str, *, from_clock: bool) -> list[Any]:
+    """The conditions of a job that may be claimed now.
+
+    With `from_clock` only from the lane's clock on, past the dead entries at the index's head.
+    """
+    conditions: list[Any] = [
+        CLAIMABLE,
+        jobs.c.model_version == version_id,
+        jobs.c.lane == lane,
+        # An overdue job is left for `end_overdue`, which knows what becomes of it.
+        or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > moment()),
+    ]
+    if from_clock:
+        clock = select(lanes.c.clock).where(
+            lanes.c.model_version == version_id, lanes.c.lane == lane
+        )
+        conditions.append(jobs.c.sequence >= clock.scalar_subquery())
+    return conditions
+
+
 def claim(
     connection: Connection,
     *,
@@ -74,20 +96,11 @@ def claim(
 ) -> Sequence[Row[Any]]:
     """Take up to `limit` jobs in order of their sequence; the rows say what the worker needs.
 
-    With `from_clock` it begins at the lane's clock, past the dead entries at the index's head.
-    What lies below (a late commit, a tie) is met by a claim without it.
+    What lies below the clock (a late commit, a tie) is met by a claim without `from_clock`.
     """
-    waiting: list[Any] = [CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane]
-    # An overdue job is left for `end_overdue`, which knows what becomes of it.
-    waiting.append(or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > moment()))
-    if from_clock:
-        clock = select(lanes.c.clock).where(
-            lanes.c.model_version == version_id, lanes.c.lane == lane
-        )
-        waiting.append(jobs.c.sequence >= clock.scalar_subquery())
     picked = (
         select(jobs.c.id)
-        .where(*waiting)
+        .where(*claimable(version_id, lane, from_clock=from_clock))
         .order_by(jobs.c.sequence, jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -160,16 +173,19 @@ def park(
     """Keep jobs whose image could not be read, for reasons unknown, out of the claims a while.
 
     They go to their flow's tail, 1 s at first, doubling to 5 min; the attempt is not counted.
-    One that has been parked for `unreachable_hours` fails.
+    One that was parked first `unreachable_hours` ago fails; with infinity none does.
     """
-    too_long = jobs.c.parked_at < moment(-unreachable_hours * 3600)
-    overdue = _fenced(
-        connection,
-        token,
-        ids,
-        _failed("image_unreachable", f"Not readable for {unreachable_hours:g} hours."),
-        too_long,
-    )
+    if not ids:
+        return set()
+    failed: set[UUID] = set()
+    if isfinite(unreachable_hours):
+        failed = _fenced(
+            connection,
+            token,
+            ids,
+            _failed("image_unreachable", f"Not readable for {unreachable_hours:g} hours."),
+            jobs.c.parked_at < moment(-unreachable_hours * 3600),
+        )
     tail = jobs.alias("tail")
     behind = (
         select(func.max(tail.c.sequence) + 1)
@@ -196,7 +212,7 @@ def park(
                 "not_before": stamp(seconds),
             },
         )
-    return overdue | parked
+    return failed | parked
 
 
 def cancel(connection: Connection, job_id: UUID) -> bool:
@@ -339,7 +355,8 @@ def _by_pause(connection: Connection, token: UUID, ids: Sequence[UUID]) -> dict[
     )
     groups: dict[float, list[UUID]] = {}
     for row in rows:
-        groups.setdefault(min(2.0**row.parks, _PARK_LONGEST_SECONDS), []).append(row.id)
+        pause = min(2.0 ** min(row.parks, _PARK_DOUBLINGS), _PARK_LONGEST_SECONDS)
+        groups.setdefault(pause, []).append(row.id)
     return groups
 
 

@@ -36,9 +36,7 @@ class LocalStorage:
         try:
             return self._path(name).read_bytes()
         except FileNotFoundError as error:
-            # A root that vanished (an unmounted disk) must not pass for a missing object.
-            if not self._root.is_dir():
-                raise Unavailable(f"the storage directory {self._root} is gone") from error
+            self._check_root()
             raise ObjectMissing(name) from error
         except OSError as error:
             raise Unavailable(f"the storage cannot be read: {error.strerror}") from error
@@ -47,6 +45,7 @@ class LocalStorage:
         """See `Storage.fetch_directory`; the files are where they are."""
         directory = self._path(prefix)
         if not directory.is_dir():
+            self._check_root()
             raise ObjectMissing(prefix)
         return directory
 
@@ -79,6 +78,11 @@ class LocalStorage:
         """See `Storage.check`."""
         self.write("check", b"written by a readiness check")
 
+    def _check_root(self) -> None:
+        """A root that vanished (an unmounted disk) must not pass for a missing object."""
+        if not self._root.is_dir():
+            raise Unavailable(f"the storage directory {self._root} is gone")
+
     def _path(self, name: str) -> Path:
         return self._root / name
 
@@ -107,12 +111,12 @@ class LocalStorage:
     def _create(path: Path) -> BinaryIO:
         """Open a new file; a `delete` may take the empty directory away in between."""
         for _ in range(10):
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 return path.open("xb")
-            except FileNotFoundError:
-                continue
-        raise FileNotFoundError(path)
+            except (FileNotFoundError, FileExistsError) as error:
+                last = error
+        raise last
 
 
 def open_storage(data_dir: Path) -> LocalStorage:

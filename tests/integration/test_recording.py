@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from inspect import getmembers, isfunction
+from inspect import getmembers, isfunction, signature
 from math import inf
 from typing import Any
 from uuid import UUID
@@ -313,9 +313,14 @@ def end_as(stage: Stage, status: str) -> tuple[UUID, UUID]:
 
 
 def test_every_transition_is_attempted_below() -> None:
-    table = {name for name, _ in getmembers(transitions, isfunction) if not name.startswith("_")}
-    ours = {name for name in table if getattr(transitions, name).__module__ == transitions.__name__}
-    assert ours - {"insert_job"} == set(ATTEMPTS)
+    works = {
+        name
+        for name, function in getmembers(transitions, isfunction)
+        if function.__module__ == transitions.__name__ and not name.startswith("_")
+        # Others only make conditions, and can change nothing.
+        if "connection" in signature(function).parameters
+    }
+    assert works - {"insert_job"} == set(ATTEMPTS)
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
