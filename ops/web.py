@@ -67,8 +67,12 @@ class WebServer(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         """The WSGI application, made in each process of its own."""
         from web.app import create_app
+        from web.services import EXTENSION
 
-        return create_app(self._settings)
+        app = create_app(self._settings)
+        # The first ring connects to the broker, which takes most of a second: not the first job's.
+        app.extensions[EXTENSION].bell.ring(self._settings.default_model, "interactive")
+        return app
 
 
 def run_web(settings: Settings) -> int:
