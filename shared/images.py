@@ -1,5 +1,11 @@
 """The image formats that are read: web checks headers by them, workers decode by them."""
 
+from PIL import Image
+
+# The limit of the settings is checked on the header, by web and worker alike. Pillow's own limit
+# beside it, which belongs to the whole process, would be one too many.
+Image.MAX_IMAGE_PIXELS = None
+
 # What Pillow's openers are asked for. Pillow knows many more; each parses a stranger's bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         8, gt=0, description="Largest batch. On a CPU more than 8 gains 2-5 % and costs latency."
     )
     gather_seconds: float = Field(
-        0.05,
+        0.1,
         ge=0,
         description="Shortest time between two claims of a lane while several jobs come at a time.",
     )

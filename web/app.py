@@ -8,7 +8,7 @@ from shared.logging import configure_logging
 from shared.queue import make_celery
 from shared.settings import Settings, load_settings
 from shared.storage.local import open_storage
-from web import headers, health, jobs, models, openapi, pages, problems, uploads
+from web import headers, health, jobs, models, openapi, pages, problems
 from web.services import EXTENSION, ON_STOP, Services
 from web.waiting import Waiting
 
@@ -36,7 +36,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     own = _make_services(settings)
     app.extensions[EXTENSION] = own
     app.extensions[ON_STOP] = own.waiting.stop
-    uploads.prepare(settings)
     headers.register(app)
     problems.register(app)
     for blueprint in (jobs.blueprint, models.blueprint, health.blueprint, openapi.blueprint):

@@ -1,6 +1,5 @@
 """The header of an upload: what type its content is, and how many pixels it claims to have."""
 
-import warnings
 from io import BytesIO
 
 from PIL import Image
@@ -9,17 +8,6 @@ from shared.errors import ProblemError
 from shared.images import FORMATS, MEDIA_TYPES
 from shared.jobs.intake import NewImage
 from shared.settings import Settings
-
-
-def prepare(settings: Settings) -> None:
-    """Set Pillow up, once a process: its own guard gets our limit, and refuses instead of warning.
-
-    Warning filters belong to the whole process, so they cannot be set around one call of many
-    threads.
-    """
-    Image.init()
-    Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def read_image(data: bytes, settings: Settings) -> NewImage:
@@ -35,8 +23,6 @@ def read_image(data: bytes, settings: Settings) -> NewImage:
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             format_, (width, height) = image.format, image.size
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise _too_many_pixels(settings) from error
     except Exception as error:
         # Whatever a parser of foreign bytes trips over (struct.error, ValueError, SyntaxError,
         # OverflowError, …) means the same: this is no image that we can read.

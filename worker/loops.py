@@ -37,6 +37,7 @@ class Loop(WatchedThread):
         self._pipeline = pipeline
         self._cursors: dict[int, LaneCursor] = {}
         self.siblings: Sequence[Loop] = ()
+        self.claimed_at = float("-inf")
 
     def run(self) -> None:
         """Sleep and work, until the process stops."""
@@ -62,22 +63,28 @@ class Loop(WatchedThread):
                 # There may be more: for the other loop, and for idle neighbours.
                 self._event.set()
                 self._runtime.bell.ring(model.version.model, self.lane)
-            was_idle = False
             self._pipeline.work(claim, model, self.activity, (time.monotonic() - began) * 1000)
-            if 1 < len(claim.jobs) < model.batch_limit:
-                self._gather(began)
+            alone = was_idle and len(claim.jobs) == 1
+            if not alone and len(claim.jobs) < model.batch_limit:
+                self._gather()
+            was_idle = False
 
-    def _gather(self, since: float) -> None:
+    def _gather(self) -> None:
         """Jobs come faster than one at a time, and the model is quicker still: let some gather.
 
         Each batch costs the database two transactions, whatever its size. A lone job, and the
-        first after a pause, wait for nobody; nor does anything behind a pass that takes longer.
+        first after a pause, wait for nobody; nor does anything behind a pass that takes longer,
+        and a full batch is claimed by the other loop meanwhile.
         """
-        pause = since + self._runtime.settings.gather_seconds - time.monotonic()
-        if pause > 0:
-            self.activity.enter("gather")
-            self._runtime.stopping.wait(pause)
-            self.activity.enter("idle")
+        self.activity.enter("gather")
+        while (pause := self._gathers_until() - time.monotonic()) > 0:
+            if self._runtime.stopping.wait(pause):
+                break
+        self.activity.enter("idle")
+
+    def _gathers_until(self) -> float:
+        last_claim = max(loop.claimed_at for loop in (self, *self.siblings))
+        return last_claim + self._runtime.settings.gather_seconds
 
     def _claim(self) -> tuple[Claim, LoadedModel] | None:
         # While the other loop has a batch under way, a few jobs would only wait for the forward
@@ -96,6 +103,7 @@ class Loop(WatchedThread):
                 lease_seconds=self._runtime.settings.lease_seconds,
             )
             if claim is not None:
+                self.claimed_at = time.monotonic()
                 self._runtime.serving.note_served(model, self.lane)
                 return claim, model
         return None

@@ -13,9 +13,6 @@ from shared.models import ModelSpec
 
 _RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 
-# Our own limit, checked on the header, comes before Pillow's; two limits would be one too many.
-Image.MAX_IMAGE_PIXELS = None
-
 
 def decode(data: bytes, spec: ModelSpec, max_pixels: int) -> NDArray[np.uint8] | Failure:
     """Decode, turn as EXIF says, convert to RGB and resize.
