@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    create_engine,
+    event,
+    literal_column,
+    make_url,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -45,14 +55,18 @@ def new_id() -> UUID:
 
 
 class moment(FunctionElement[datetime]):
-    """Now plus some seconds, for comparisons: constant within a statement, so indexes serve."""
+    """Now plus some seconds, for comparisons: constant within a statement, so indexes serve.
+
+    The seconds are written into the statement: were they bound, PostgreSQL's generic plan would
+    expect a third of the table before or after any moment, and scan it.
+    """
 
     type = UTCDateTime()
     inherit_cache = True
     name = "moment"
 
     def __init__(self, offset_seconds: float = 0) -> None:
-        super().__init__(offset_seconds)
+        super().__init__(literal_column(repr(float(offset_seconds)), Float))
 
 
 class stamp(FunctionElement[datetime]):
@@ -64,6 +78,15 @@ class stamp(FunctionElement[datetime]):
 
     def __init__(self, offset_seconds: float = 0) -> None:
         super().__init__(offset_seconds)
+
+
+def at_most(rows: int) -> ColumnElement[int]:
+    """A limit written into the statement.
+
+    Were it bound, PostgreSQL's generic plan (psycopg prepares what it sends often) would expect a
+    tenth of the table, and join with a scan of it.
+    """
+    return literal_column(str(int(rows)), Integer)
 
 
 def _offset(element: FunctionElement[datetime], compiler: SQLCompiler, **kw: Any) -> str:
@@ -111,6 +134,9 @@ class Database:
                 pool_pre_ping=True,
                 connect_args={
                     "connect_timeout": 3,
+                    # Prepared on a short queue, a statement keeps the plan that was right for it
+                    # (a scan), and costs 0.3 s once the queue is long.
+                    "prepare_threshold": None,
                     # Without these a frozen server or a cut line holds a thread for many minutes.
                     "keepalives_idle": 10,
                     "keepalives_interval": 5,

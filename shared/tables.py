@@ -194,7 +194,9 @@ jobs = Table(
     _one_of("lane", LANES),
     CheckConstraint("(status = 'running') = (claim_token IS NOT NULL)", name="claimed"),
     _partial_index("jobs_queued", "model_version", "lane", "sequence", "id", where=_CLAIMABLE.text),
-    _partial_index("jobs_flow", "model_version", "lane", "flow", "sequence", where=_QUEUED.text),
+    _partial_index(
+        "jobs_flow", "model_version", "pinned", "lane", "flow", "sequence", "id", where=_QUEUED.text
+    ),
     _partial_index("jobs_claimed", "claim_token", where="claim_token IS NOT NULL"),
     _partial_index(
         "jobs_parked", "not_before", where="status = 'queued' AND not_before IS NOT NULL"

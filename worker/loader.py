@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import psutil
 import structlog
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from shared.errors import Unavailable
-from shared.jobs import transitions
+from shared.jobs.flows import has_queued
 from shared.models import Version, files_prefix, load_version
-from shared.tables import jobs, model_versions, models
+from shared.tables import model_versions, models
 from worker.engines.protocol import make_engine
 from worker.forward import warm_up
 from worker.runtime import Runtime
@@ -68,11 +68,6 @@ class Loader(threading.Thread):
 
     def _wanted(self) -> list[int]:
         """Ids of the current versions, and of older ones that still have queued jobs."""
-        has_queued = (
-            select(jobs.c.id)
-            .where(transitions.QUEUED, jobs.c.model_version == model_versions.c.id)
-            .exists()
-        )
         current = models.c.current_version == model_versions.c.id
         query = (
             select(model_versions.c.id)
@@ -80,7 +75,10 @@ class Loader(threading.Thread):
             .where(
                 model_versions.c.version.is_not(None),
                 model_versions.c.removed_at.is_(None),
-                current | has_queued,
+                or_(
+                    current,
+                    *(has_queued(model_versions.c.id, pinned=pinned) for pinned in (True, False)),
+                ),
             )
             .order_by(current.desc(), model_versions.c.id)
         )

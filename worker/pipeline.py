@@ -14,6 +14,7 @@ from shared.errors import ObjectMissing, Unavailable
 from shared.jobs import recording
 from shared.jobs.claiming import Claim, ClaimedJob, end_trial, note_trial
 from shared.jobs.recording import Failure, Outcome, Predictions, Unread
+from shared.tables import LANES
 from worker.forward import ForwardLock, Row, Stopping, forward_pass
 from worker.labels import rank
 from worker.preprocessing import decode
@@ -42,7 +43,10 @@ class Pipeline:
         self._forward_lock = forward_lock
         self._gate = TrialGate()
         threads = self._settings.decode_threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # One for each lane, or an interactive image would wait behind two batches of bulk ones.
+        self._pools = {
+            lane: ThreadPoolExecutor(threads, thread_name_prefix=f"decode-{lane}") for lane in LANES
+        }
         self._read_at = float("-inf")
         self._passes: deque[tuple[int, float]] = deque(maxlen=20)
 
@@ -91,12 +95,13 @@ class Pipeline:
         claim_ms: float,
     ) -> None:
         clock = _Stopwatch()
+        pool = self._pools[claim.lane]
         objects = {job.image: job.object for job in jobs}
         activity.enter("fetch")
-        fetched = dict(zip(objects, self._pool.map(self._fetch, objects.items()), strict=True))
+        fetched = dict(zip(objects, pool.map(self._fetch, objects.items()), strict=True))
         fetch_ms = clock.lap()
         activity.enter("decode")
-        decoded = self._decode(fetched, model)
+        decoded = self._decode(pool, fetched, model)
         decode_ms = clock.lap()
         activity.enter("waiting")
         try:
@@ -154,7 +159,10 @@ class Pipeline:
         return data
 
     def _decode(
-        self, fetched: dict[str, bytes | Failure | Unread], model: LoadedModel
+        self,
+        pool: ThreadPoolExecutor,
+        fetched: dict[str, bytes | Failure | Unread],
+        model: LoadedModel,
     ) -> dict[str, Row | Failure | Unread]:
         def one(data: bytes | Failure | Unread) -> Row | Failure | Unread:
             if not isinstance(data, bytes):
@@ -165,7 +173,7 @@ class Pipeline:
                 log.warning("decode_out_of_memory")
                 return Unread()
 
-        return dict(zip(fetched, self._pool.map(one, fetched.values()), strict=True))
+        return dict(zip(fetched, pool.map(one, fetched.values()), strict=True))
 
     def _pass(
         self, decoded: dict[str, Row | Failure | Unread], model: LoadedModel

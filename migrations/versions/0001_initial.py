@@ -223,7 +223,7 @@ def upgrade() -> None:
     op.create_index(
         "jobs_flow",
         "jobs",
-        ["model_version", "lane", "flow", "sequence"],
+        ["model_version", "pinned", "lane", "flow", "sequence", "id"],
         unique=False,
         postgresql_where=sa.text("status = 'queued'"),
         sqlite_where=sa.text("status = 'queued'"),

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from shared.database import Database, moment, new_id, stamp
+from shared.database import Database, at_most, moment, new_id, stamp
 from shared.jobs import transitions
 from shared.tables import claims, images, jobs, lanes
 
@@ -170,7 +170,7 @@ def lapsed_claims(database: Database) -> Sequence[UUID]:
             select(claims.c.token)
             .where(claims.c.lease_until < moment())
             .order_by(claims.c.lease_until)
-            .limit(transitions.STEP_ROWS)
+            .limit(at_most(transitions.STEP_ROWS))
         ).all()
 
 
@@ -178,7 +178,8 @@ def _enough_wait(database: Database, claim: Claim, number: int, *, from_clock: b
     waiting = (
         select(jobs.c.id)
         .where(*transitions.claimable(claim.version_id, claim.lane, from_clock=from_clock))
-        .limit(number)
+        .order_by(jobs.c.sequence, jobs.c.id)  # without it a scan looks cheap for a few rows
+        .limit(at_most(number))
         .subquery()
     )
     with database.read() as connection:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from shared.database import Database, new_id, stamp
 from shared.errors import ProblemError
 from shared.jobs import transitions
+from shared.jobs.flows import QUEUED, flow_tail
 from shared.models import Target
 from shared.storage.protocol import Storage
 from shared.tables import idempotency_keys, images, jobs, lanes, results
@@ -33,16 +34,13 @@ _CLOCK = (
     .where(lanes.c.model_version == _VERSION, lanes.c.lane == _LANE)
     .scalar_subquery()
 )
-_BEHIND = (
-    select(func.max(jobs.c.sequence) + 1)
-    .where(
-        transitions.QUEUED,
-        jobs.c.model_version == _VERSION,
-        jobs.c.lane == _LANE,
-        jobs.c.flow == _FLOW,
-        jobs.c.sequence >= _CLOCK,
-    )
-    .scalar_subquery()
+_BEHIND = flow_tail(
+    jobs,
+    QUEUED,
+    jobs.c.model_version == _VERSION,
+    jobs.c.lane == _LANE,
+    jobs.c.flow == _FLOW,
+    jobs.c.sequence >= _CLOCK,
 )
 # Start-time fair queueing (Goyal, Vin, Cheng 1996): flows take turns, a newcomer starts one behind
 # the lane's clock. (At the clock itself, a client that submits again as its jobs finish would get

@@ -15,7 +15,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from shared.database import moment
+from shared.database import at_most, moment
 from shared.jobs import transitions
 from shared.tables import TERMINAL, images, jobs, model_versions, results, workers
 
@@ -74,7 +74,8 @@ def position(connection: Connection, row: Row[Any]) -> int | None:
             jobs.c.lane == row.lane,
             tuple_(jobs.c.sequence, jobs.c.id) < tuple_(row.sequence, row.id),
         )
-        .limit(POSITION_LIMIT + 1)
+        .order_by(jobs.c.sequence, jobs.c.id)
+        .limit(at_most(POSITION_LIMIT + 1))
         .subquery()
     )
     count = connection.scalar(select(func.count()).select_from(ahead)) or 0

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, case, delete, select, update
+from sqlalchemy import Connection, case, delete, or_, select, update
 
-from shared.database import Database, moment
+from shared.database import Database, at_most, moment
 from shared.jobs import transitions
 from shared.jobs.claiming import end_leases, lapsed_claims
+from shared.jobs.flows import FLOW_ORDER, QUEUED, has_queued, queued_of
 from shared.jobs.intake import next_sequence
 from shared.settings import Settings
 from shared.tables import claims, jobs, lanes, model_versions, models, workers
@@ -112,9 +113,9 @@ def unpark(database: Database) -> int:
     def step(connection: Connection) -> int:
         ids = connection.scalars(
             select(jobs.c.id)
-            .where(transitions.QUEUED, jobs.c.not_before <= moment())
-            .order_by(jobs.c.id)
-            .limit(transitions.STEP_ROWS)
+            .where(QUEUED, jobs.c.not_before <= moment())
+            .order_by(jobs.c.not_before)
+            .limit(at_most(transitions.STEP_ROWS))
             .with_for_update(skip_locked=True)
         ).all()
         clock = (
@@ -125,7 +126,7 @@ def unpark(database: Database) -> int:
         if ids:
             connection.execute(
                 update(jobs)
-                .where(jobs.c.id.in_(ids), transitions.QUEUED)
+                .where(jobs.c.id.in_(ids), QUEUED)
                 .values(
                     not_before=None,
                     sequence=case((jobs.c.sequence < clock, clock), else_=jobs.c.sequence),
@@ -135,7 +136,10 @@ def unpark(database: Database) -> int:
 
     with database.read() as connection:
         due = connection.execute(
-            select(jobs.c.id).where(transitions.QUEUED, jobs.c.not_before <= moment()).limit(1)
+            select(jobs.c.id)
+            .where(QUEUED, jobs.c.not_before <= moment())
+            .order_by(jobs.c.not_before)
+            .limit(at_most(1))
         ).first()
     return 0 if due is None else database.transact(step)
 
@@ -144,7 +148,10 @@ def end_overdue(database: Database) -> int:
     """End queued jobs whose deadline has passed."""
     with database.read() as connection:
         due = connection.execute(
-            select(jobs.c.id).where(transitions.QUEUED, jobs.c.deadline_at <= moment()).limit(1)
+            select(jobs.c.id)
+            .where(QUEUED, jobs.c.deadline_at <= moment())
+            .order_by(jobs.c.deadline_at)
+            .limit(at_most(1))
         ).first()
     return 0 if due is None else database.transact(transitions.end_overdue)
 
@@ -154,8 +161,11 @@ def end_removed(database: Database) -> int:
     with database.read() as connection:
         removed = connection.execute(
             select(model_versions.c.id)
-            .where(model_versions.c.removed_at.is_not(None), _has_queued(model_versions.c.id))
-            .limit(1)
+            .where(
+                model_versions.c.removed_at.is_not(None),
+                or_(*(has_queued(model_versions.c.id, pinned=pinned) for pinned in (True, False))),
+            )
+            .limit(at_most(1))
         ).first()
     return 0 if removed is None else database.transact(transitions.end_removed)
 
@@ -169,7 +179,7 @@ def move_to_current(database: Database) -> int:
             .where(
                 models.c.current_version.is_not(None),
                 models.c.current_version != model_versions.c.id,
-                _has_queued(model_versions.c.id),
+                has_queued(model_versions.c.id, pinned=False),
             )
         ).all()
     moved = 0
@@ -197,22 +207,21 @@ def waiting_lanes(database: Database, version_ids: Sequence[int]) -> set[str]:
                         jobs.c.model_version == lanes.c.model_version,
                         jobs.c.lane == lanes.c.lane,
                     )
-                    .exists(),
+                    .order_by(jobs.c.sequence, jobs.c.id)  # as in has_queued
+                    .limit(at_most(1))
+                    .scalar_subquery()
+                    .is_not(None),
                 )
             )
         }
 
 
-def _has_queued(version_id: ColumnElement[int]) -> ColumnElement[bool]:
-    return select(jobs.c.id).where(transitions.QUEUED, jobs.c.model_version == version_id).exists()
-
-
 def _move_some(connection: Connection, version_id: int, current: int) -> int:
     rows = connection.execute(
         select(jobs.c.id, jobs.c.lane, jobs.c.flow)
-        .where(transitions.QUEUED, jobs.c.model_version == version_id, ~jobs.c.pinned)
-        .order_by(jobs.c.lane, jobs.c.flow, jobs.c.sequence, jobs.c.id)
-        .limit(_MOVE_ROWS)
+        .where(queued_of(version_id, pinned=False))
+        .order_by(*FLOW_ORDER)
+        .limit(at_most(_MOVE_ROWS))
         .with_for_update(skip_locked=True)
     ).all()
     tags: dict[tuple[str, str], int] = {}
@@ -221,7 +230,7 @@ def _move_some(connection: Connection, version_id: int, current: int) -> int:
         tags[flow] = tags[flow] + 1 if flow in tags else next_sequence(connection, current, *flow)
         connection.execute(
             update(jobs)
-            .where(jobs.c.id == row.id, transitions.QUEUED)
+            .where(jobs.c.id == row.id, QUEUED)
             .values(model_version=current, sequence=tags[flow])
         )
     return len(rows)

@@ -35,11 +35,11 @@ from sqlalchemy import (
     update,
 )
 
-from shared.database import moment, stamp
+from shared.database import at_most, moment, stamp
+from shared.jobs.flows import FLOW_ORDER, QUEUED, flow_tail, queued_of
 from shared.tables import claims, jobs, lanes, model_versions, models
 
-# Literals, not bound values: with a bound status PostgreSQL's generic plan scans the table.
-QUEUED = text("jobs.status = 'queued'")
+# A literal, as in `QUEUED`.
 CLAIMABLE = text("jobs.status = 'queued' AND jobs.not_before IS NULL")
 _LIVE = text("jobs.status IN ('queued', 'running')")
 
@@ -102,7 +102,7 @@ def claim(
         select(jobs.c.id)
         .where(*claimable(version_id, lane, from_clock=from_clock))
         .order_by(jobs.c.sequence, jobs.c.id)
-        .limit(limit)
+        .limit(at_most(limit))
         .with_for_update(skip_locked=True)
         .cte("picked")
         .prefix_with("MATERIALIZED")
@@ -187,15 +187,12 @@ def park(
             jobs.c.parked_at < moment(-unreachable_hours * 3600),
         )
     tail = jobs.alias("tail")
-    behind = (
-        select(func.max(tail.c.sequence) + 1)
-        .where(
-            text("tail.status = 'queued'"),
-            tail.c.model_version == jobs.c.model_version,
-            tail.c.lane == jobs.c.lane,
-            tail.c.flow == jobs.c.flow,
-        )
-        .scalar_subquery()
+    behind = flow_tail(
+        tail,
+        text("tail.status = 'queued'"),
+        tail.c.model_version == jobs.c.model_version,
+        tail.c.lane == jobs.c.lane,
+        tail.c.flow == jobs.c.flow,
     )
     parked: set[UUID] = set()
     for seconds, group in _by_pause(connection, token, ids).items():
@@ -276,7 +273,9 @@ def end_overdue(connection: Connection) -> int:
     tried = jobs.c.attempt > 0
     return _end_queued(
         connection,
-        select(jobs.c.id).where(QUEUED, jobs.c.deadline_at <= moment()),
+        select(jobs.c.id)
+        .where(QUEUED, jobs.c.deadline_at <= moment())
+        .order_by(jobs.c.deadline_at),
         {
             "status": case((tried, "failed"), else_="expired"),
             "finished_at": stamp(),
@@ -290,20 +289,25 @@ def end_overdue(connection: Connection) -> int:
 
 
 def end_removed(connection: Connection) -> int:
-    """Fail queued jobs of a removed version that are pinned, or whose model has no other."""
-    orphaned = (
-        select(jobs.c.id)
-        .join(model_versions, model_versions.c.id == jobs.c.model_version)
-        .join(models, models.c.name == model_versions.c.model)
-        .where(
-            QUEUED,
-            model_versions.c.removed_at.is_not(None),
-            or_(jobs.c.pinned, models.c.current_version.is_(None)),
-        )
-    )
-    return _end_queued(
-        connection, orphaned, _failed("model_unavailable", "The model version was removed.")
-    )
+    """Fail queued jobs of a removed version that are pinned, or whose model has no other.
+
+    A version at a time: one statement for all would read every queued job in search of them.
+    """
+    removed = connection.execute(
+        select(model_versions.c.id, models.c.current_version)
+        .join_from(model_versions, models, models.c.name == model_versions.c.model)
+        .where(model_versions.c.removed_at.is_not(None))
+    ).all()
+    for row in removed:
+        for pinned in (True, False) if row.current_version is None else (True,):
+            ended = _end_queued(
+                connection,
+                select(jobs.c.id).where(queued_of(row.id, pinned=pinned)).order_by(*FLOW_ORDER),
+                _failed("model_unavailable", "The model version was removed."),
+            )
+            if ended:
+                return ended  # one step of at most 1,000; the next round goes on
+    return 0
 
 
 def drop_idle_claim(connection: Connection, token: UUID) -> None:
@@ -341,7 +345,7 @@ def _fenced(
     )
     statement = (
         update(jobs)
-        .where(jobs.c.id == mine.c.id, jobs.c.claim_token == token)
+        .where(jobs.c.id == mine.c.id)  # locked, with the token: nobody changes them meanwhile
         .values(**values, **_UNCLAIMED)
         .returning(jobs.c.id)
     )
@@ -361,9 +365,13 @@ def _by_pause(connection: Connection, token: UUID, ids: Sequence[UUID]) -> dict[
 
 
 def _end_queued(connection: Connection, chosen: Select[tuple[UUID]], values: dict[str, Any]) -> int:
-    """End up to 1,000 of the chosen queued jobs; one that somebody else holds is left to it."""
+    """End up to 1,000 of the chosen queued jobs; one that somebody else holds is left to it.
+
+    They come in the order of an index: by id, PostgreSQL may read the whole table in search of
+    them. Who skips what others hold needs no common order of locking.
+    """
     ids = connection.scalars(
-        chosen.order_by(jobs.c.id).limit(STEP_ROWS).with_for_update(skip_locked=True, of=jobs)
+        chosen.limit(at_most(STEP_ROWS)).with_for_update(skip_locked=True, of=jobs)
     ).all()
     if ids:
         connection.execute(update(jobs).where(jobs.c.id.in_(ids), QUEUED).values(**values))
