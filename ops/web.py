@@ -70,8 +70,9 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         from web.services import EXTENSION
 
         app = create_app(self._settings)
-        # The first ring connects to the broker, which takes most of a second: not the first job's.
-        app.extensions[EXTENSION].bell.ring(self._settings.default_model, "interactive")
+        if self._settings.broker is not None:
+            # The first ring connects, which takes most of a second: let it not be the first job's.
+            app.extensions[EXTENSION].bell.ring(self._settings.default_model, "interactive")
         return app
 
 

@@ -51,9 +51,7 @@ class Looker:
         self.page.wait_for_url("**/jobs**")
 
 
-@pytest.fixture(
-    params=["narrow-light", "phone-light", "phone-dark", "desktop-light", "desktop-dark"]
-)
+@pytest.fixture(params=["narrow-light", "phone-dark", "desktop-light", "desktop-dark"])
 def looker(request: pytest.FixtureRequest, site: Site, visit: Callable[..., Page]) -> Looker:
     size, _, scheme = request.param.partition("-")
     width, height = SIZES[size]

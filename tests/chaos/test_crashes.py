@@ -112,15 +112,3 @@ def test_a_stop_gives_back_without_using_an_attempt_up(
     service.worker.start()
     all_succeeded(service, ids)
     assert {service.job(job_id)["attempt"] for job_id in ids} == {1}
-
-
-def test_50_replays_of_one_idempotency_key_make_one_job(
-    make_service: MakeService, redis_server: BrokerServer
-) -> None:
-    service = make_service(redis_server.url)
-    with ThreadPoolExecutor(50) as pool:
-        jobs = pool.map(
-            lambda _: service.submit(distinct_image(7), headers={"Idempotency-Key": "once"}),
-            range(50),
-        )
-        assert len({job["id"] for job in jobs}) == 1

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def service(tmp_path: Path, database_url: str, redis_server: BrokerServer) -> Iterator[Service]:
-    service = Service(tmp_path, database_url, redis_server.url)
+def service(tmp_path: Path, sqlite_url: str, redis_server: BrokerServer) -> Iterator[Service]:
+    service = Service(tmp_path, sqlite_url, redis_server.url)
     try:
         service.start()
         service.wait_until_served("digits")
