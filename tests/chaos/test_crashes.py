@@ -82,6 +82,8 @@ def test_broker_killed_and_emptied_while_jobs_wait(
     all_succeeded(service, ids)
 
 
+# What it shows lies in the processes: one database is enough, since it takes long.
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_broker_lost_under_a_running_worker(
     make_service: MakeService, redis_server: BrokerServer
 ) -> None:
@@ -101,6 +103,8 @@ def test_no_broker_at_all(make_service: MakeService) -> None:
     assert time.monotonic() - began < 30  # it ends by itself, it is not waited out
 
 
+# What it shows lies in the processes: one database is enough, since it takes long.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_stop_gives_back_without_using_an_attempt_up(
     make_service: MakeService, redis_server: BrokerServer
 ) -> None:
