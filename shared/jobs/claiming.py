@@ -73,7 +73,7 @@ def claim_batch(
     # each submit while an old snapshot is held.
     due = database.is_sqlite or now - cursor.clock_written_at > _CLOCK_SECONDS
 
-    def take(connection: Connection) -> list[Row[Any]]:
+    def take(connection: Connection) -> tuple[ClaimedJob, ...]:
         picked = sorted(
             transitions.claim(
                 connection,
@@ -93,28 +93,28 @@ def claim_batch(
             )
             if due or len(picked) < limit:
                 _advance_clock(connection, version_id, lane, picked[-1].sequence)
-        return picked
+        return _with_objects(connection, picked)
 
-    picked = database.transact(take)
-    cursor.short = len(picked) < limit
+    taken = database.transact(take)
+    cursor.short = len(taken) < limit
     if not from_clock:
         cursor.looked_below_at = now
-    if due and picked:
+    if due and taken:
         cursor.clock_written_at = now
-    return replace(claim, jobs=_with_objects(database, picked)) if picked else None
+    return replace(claim, jobs=taken) if taken else None
 
 
-def _with_objects(database: Database, picked: Sequence[Row[Any]]) -> tuple[ClaimedJob, ...]:
+def _with_objects(connection: Connection, picked: Sequence[Row[Any]]) -> tuple[ClaimedJob, ...]:
+    """In the claim's transaction: a look that failed after it would leave a claim to nobody."""
+    if not picked:
+        return ()
     names = {row.image for row in picked}
-    with database.read() as connection:
-        found = connection.execute(
-            select(images.c.sha256, images.c.object).where(images.c.sha256.in_(names))
-        )
-        objects = {row.sha256: row.object for row in found}
+    found = connection.execute(
+        select(images.c.sha256, images.c.object).where(images.c.sha256.in_(names))
+    )
+    objects = {row.sha256: row.object for row in found}
     return tuple(
-        ClaimedJob(
-            row.id, row.image, objects.get(row.image), row.suspect, row.lapses, row.request_id
-        )
+        ClaimedJob(row.id, row.image, objects[row.image], row.suspect, row.lapses, row.request_id)
         for row in picked
     )
 

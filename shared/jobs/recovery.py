@@ -118,11 +118,7 @@ def unpark(database: Database) -> int:
             .limit(at_most(transitions.STEP_ROWS))
             .with_for_update(skip_locked=True)
         ).all()
-        clock = (
-            select(lanes.c.clock)
-            .where(lanes.c.model_version == jobs.c.model_version, lanes.c.lane == jobs.c.lane)
-            .scalar_subquery()
-        )
+        clock = transitions.LANE_CLOCK
         if ids:
             connection.execute(
                 update(jobs)

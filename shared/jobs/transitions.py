@@ -49,7 +49,7 @@ _PARK_LONGEST_SECONDS = 300.0
 _PARK_DOUBLINGS = 10  # more would pass the longest anyway, and overflow in the end
 
 _UNCLAIMED = {"claim_token": None}
-_LANE_CLOCK = (
+LANE_CLOCK = (
     select(lanes.c.clock)
     .where(lanes.c.model_version == jobs.c.model_version, lanes.c.lane == jobs.c.lane)
     .scalar_subquery()
@@ -163,7 +163,7 @@ def give_back(connection: Connection, token: UUID, ids: Sequence[UUID]) -> set[U
         connection,
         token,
         ids,
-        {"status": "queued", "attempt": jobs.c.attempt - 1, "sequence": _LANE_CLOCK},
+        {"status": "queued", "attempt": jobs.c.attempt - 1, "sequence": LANE_CLOCK},
     )
 
 
@@ -260,7 +260,7 @@ def requeue_lapsed(connection: Connection, token: UUID) -> int:
             ),
             lapses=jobs.c.lapses + case((on_trial, 1), else_=0),
             suspect=True,
-            sequence=_LANE_CLOCK,
+            sequence=LANE_CLOCK,
             **_UNCLAIMED,
         )
     )
