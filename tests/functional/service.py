@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,15 @@ class Service:
         for part in (self.web, self.worker, self.background):
             part.kill()
         self._http.close()
+
+
+@contextmanager
+def running(directory: Path, database_url: str, broker_url: str) -> Iterator[Service]:
+    """A whole service that serves digits, ended at the end."""
+    service = Service(directory, database_url, broker_url)
+    try:
+        service.start()
+        service.wait_until_served("digits")
+        yield service
+    finally:
+        service.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.functional.service import Service, distinct_image
+from tests.functional.service import Service, distinct_image, running
 from tests.services import BrokerServer
 
 pytestmark = pytest.mark.slow
@@ -16,13 +16,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def service(tmp_path: Path, sqlite_url: str, redis_server: BrokerServer) -> Iterator[Service]:
-    service = Service(tmp_path, sqlite_url, redis_server.url)
-    try:
-        service.start()
-        service.wait_until_served("digits")
+    with running(tmp_path, sqlite_url, redis_server.url) as service:
         yield service
-    finally:
-        service.close()
 
 
 def submit_at_once(service: Service, numbers: range, **options: str) -> list[str]:

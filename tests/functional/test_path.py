@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.functional.service import Service, digit_png, digit_targets
+from tests.functional.service import Service, digit_png, digit_targets, running
 from tests.services import BrokerServer
 
 pytestmark = pytest.mark.slow
@@ -15,13 +15,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def service(tmp_path: Path, database_url: str, redis_server: BrokerServer) -> Iterator[Service]:
-    service = Service(tmp_path, database_url, redis_server.url)
-    try:
-        service.start()
-        service.wait_until_served("digits")
+    with running(tmp_path, database_url, redis_server.url) as service:
         yield service
-    finally:
-        service.close()
 
 
 def test_the_held_out_digits(service: Service) -> None:
