@@ -24,7 +24,11 @@ class ModelSpec:
         height, width: Input size in pixels; images are resized to it, `resize` says how.
         preprocessing: `keras.applications` module whose `preprocess_input` is used (`vgg16`), or
             `scale` for `value * scale + offset`.
-        activation: What the last layer's numbers are: `softmax` so far.
+        activation: What the last layer's numbers are: `softmax`, `sigmoid` or `none`.
+        output: `scores`, one for each label; or `embedding`, of a model without a top, which has
+            no labels.
+        options: Of the `keras.applications` constructor, as Keras names them, without `weights`
+            and `input_shape`.
         sha256: Of the weights file.
     """
 
@@ -39,6 +43,7 @@ class ModelSpec:
     scale: float = 1.0
     offset: float = 0.0
     activation: str = "softmax"
+    output: str = "scores"
     engine: str = "tensorflow"
     precision: str = "float32"
     options: dict[str, Any] = field(default_factory=dict)

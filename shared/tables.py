@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -134,7 +135,14 @@ results = Table(
         nullable=False,
         comment="[[class_id, label, score], …], best first: the top 20, or all of at most 100.",
     ),
+    Column(
+        "embedding",
+        LargeBinary,
+        comment="Of a model without a top: float32, little-endian. Then there are no predictions.",
+    ),
+    Column("label", Text, comment="The best prediction's, to find jobs by."),
     Column("created_at", UTCDateTime, nullable=False),
+    Index("ix_results_label", "label", "image", "model_version"),
 )
 
 _QUEUED = text("status = 'queued'")
@@ -206,7 +214,19 @@ jobs = Table(
     ),
     _partial_index("jobs_guilty", "image", "model_version", where="error_code = 'worker_lost'"),
     Index("jobs_image", "image"),
+    # Finding jobs, newest first. Most jobs end as succeeded: those are met on the way by owner.
     Index("jobs_owner", "owner", "id"),
+    _partial_index("jobs_unsucceeded", "owner", "status", "id", where="status <> 'succeeded'"),
+    _partial_index("jobs_reference", "owner", "reference", "id", where="reference IS NOT NULL"),
+    # The last hour for the status page, read from the index alone.
+    _partial_index(
+        "jobs_finished",
+        "finished_at",
+        "created_at",
+        "status",
+        "lane",
+        where="finished_at IS NOT NULL",
+    ),
     # By count, not by share: a share of ten million rows would leave the queue's head full of
     # dead entries for hours.
     postgresql_with={

@@ -1,5 +1,6 @@
 """Rows as clients see them: the one place that knows the fields of a job and of a model."""
 
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def job_json(row: Row[Any], *, queue: Queue | None = None) -> Job:
         "delete_at": _time_or_none(row.delete_at),
         "queue": queue,
         "predictions": _predictions(row),
-        "embedding": None,
+        "embedding": _embedding(row),
         "reused": row.reused,
         "error": _error(row),
         "timings": _timings(row),
@@ -141,13 +142,19 @@ def version_json(row: Row[Any], *, is_current: bool, workers: Sequence[Row[Any]]
 
 
 def _predictions(row: Row[Any]) -> list[Prediction] | None:
-    if row.predictions is None:
+    if row.predictions is None or row.embedding is not None:
         return None
     return [
         {"rank": rank, "class_id": class_id, "label": label, "score": score}
         for rank, (class_id, label, score) in enumerate(row.predictions[: row.top_k], start=1)
         if row.min_score is None or score >= row.min_score
     ]
+
+
+def _embedding(row: Row[Any]) -> list[float] | None:
+    if row.embedding is None:
+        return None
+    return list(struct.unpack(f"<{len(row.embedding) // 4}f", row.embedding))
 
 
 def _error(row: Row[Any]) -> JobError | None:

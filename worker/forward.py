@@ -128,8 +128,10 @@ def warm_up(model: LoadedModel) -> None:
     blank = np.zeros((spec.height, spec.width, 3), np.uint8)
     outcome = forward_pass(model, {str(index): blank for index in range(model.batch_limit)})
     classes = len(model.version.labels)
-    for scores in outcome.values():
-        if not isinstance(scores, np.ndarray) or scores.shape != (classes,):
+    for output in outcome.values():
+        if not isinstance(output, np.ndarray) or output.ndim != 1:
+            raise EngineBroken(f"{model.version.name} does not give one row of numbers an image")
+        if spec.output == "scores" and len(output) != classes:
             raise EngineBroken(f"{model.version.name} does not give {classes} scores")
 
 

@@ -13,10 +13,10 @@ import structlog
 from shared.errors import ObjectMissing, Unavailable
 from shared.jobs import recording
 from shared.jobs.claiming import Claim, ClaimedJob, end_trial, note_trial
-from shared.jobs.recording import Failure, Outcome, Predictions, Unread
+from shared.jobs.recording import Embedding, Failure, Outcome, Result, Unread
 from shared.tables import LANES
 from worker.forward import ForwardLock, Row, Stopping, forward_pass
-from worker.labels import rank
+from worker.labels import to_result
 from worker.preprocessing import decode
 from worker.runtime import Runtime
 from worker.serving import LoadedModel
@@ -26,7 +26,7 @@ from worker.watchdog import Activity
 _AWAY_SECONDS = 1.0  # pause between two attempts to record while the database is away
 _READABLE_SECONDS = 3600.0  # other images count as readable if one was read within this time
 
-Result = Predictions | Failure | Unread
+Answer = Result | Failure | Unread
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -177,12 +177,12 @@ class Pipeline:
 
     def _pass(
         self, decoded: dict[str, Row | Failure | Unread], model: LoadedModel
-    ) -> tuple[dict[str, Result], int]:
+    ) -> tuple[dict[str, Answer], int]:
         """Results by image, and how many images went through the model. Under the forward lock.
 
         What another batch has answered since the claim is not computed again.
         """
-        results: dict[str, Result] = {
+        results: dict[str, Answer] = {
             image: row for image, row in decoded.items() if not isinstance(row, np.ndarray)
         }
         rows = {image: row for image, row in decoded.items() if isinstance(row, np.ndarray)}
@@ -192,17 +192,15 @@ class Pipeline:
         rows = {image: row for image, row in rows.items() if image not in results}
         began = time.monotonic()
         for image, scores in forward_pass(model, rows).items() if rows else ():
-            if isinstance(scores, np.ndarray):
-                results[image] = rank(scores, model.version.labels)
-            else:
-                results[image] = scores
-            if isinstance(results[image], list):
-                model.recent.add(image, results[image])  # type: ignore[arg-type]
+            answer = to_result(scores, model.version) if isinstance(scores, np.ndarray) else scores
+            results[image] = answer
+            if isinstance(answer, list | Embedding):
+                model.recent.add(image, answer)
         if rows:
             self._passes.append((len(rows), time.monotonic() - began))
         return results, len(rows)
 
-    def _known_results(self, model: LoadedModel, images: list[str]) -> dict[str, Predictions]:
+    def _known_results(self, model: LoadedModel, images: list[str]) -> dict[str, Result]:
         try:
             return recording.known_results(self._database, model.version.id, images)
         except Unavailable as error:

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from shared.jobs.recording import Predictions
+from shared.jobs.recording import Result
 from shared.models import Version
 from worker.engines.protocol import Engine
 
@@ -16,15 +16,15 @@ class RecentResults:
     """Results of this process's last passes, by image; read and filled under the forward lock."""
 
     def __init__(self) -> None:
-        self._by_image: OrderedDict[str, Predictions] = OrderedDict()
+        self._by_image: OrderedDict[str, Result] = OrderedDict()
 
-    def known(self, images: list[str]) -> dict[str, Predictions]:
+    def known(self, images: list[str]) -> dict[str, Result]:
         """Those of `images` that were passed lately."""
         return {image: self._by_image[image] for image in images if image in self._by_image}
 
-    def add(self, image: str, predictions: Predictions) -> None:
+    def add(self, image: str, result: Result) -> None:
         """Remember one result, and forget the oldest."""
-        self._by_image[image] = predictions
+        self._by_image[image] = result
         if len(self._by_image) > _RECENT_RESULTS:
             self._by_image.popitem(last=False)
 

@@ -38,6 +38,7 @@ def job_rows(owner: str) -> Select[Any]:
             images.c.object,
             images.c.media_type,
             results.c.predictions,
+            results.c.embedding,
         )
         .join_from(jobs, model_versions, model_versions.c.id == jobs.c.model_version)
         .join(images, images.c.sha256 == jobs.c.image)

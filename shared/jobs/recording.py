@@ -18,6 +18,16 @@ Predictions = list[tuple[str, str, float]]
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """One image's embedding by a model without a top: float32, little-endian."""
+
+    data: bytes
+
+
+Result = Predictions | Embedding
+
+
+@dataclass(frozen=True)
 class Failure:
     """An error that is the image's own, with a code of `CODES`."""
 
@@ -36,7 +46,7 @@ class Outcome:
 
     job_id: UUID
     image: str
-    result: Predictions | Failure | Unread
+    result: Result | Failure | Unread
 
 
 def record(
@@ -54,7 +64,7 @@ def record(
     """
 
     def write(connection: Connection) -> int:
-        succeeded = {o.job_id: o for o in outcomes if isinstance(o.result, list)}
+        succeeded = {o.job_id: o for o in outcomes if isinstance(o.result, list | Embedding)}
         recorded = transitions.succeed(
             connection,
             claim.token,
@@ -104,16 +114,19 @@ def forget_object(database: Database, image: str, name: str) -> None:
 
 def known_results(
     database: Database, version_id: int, image_names: Sequence[str]
-) -> dict[str, Predictions]:
+) -> dict[str, Result]:
     """Results that are there already, by image."""
     with database.read() as connection:
         rows = connection.execute(
-            select(results.c.image, results.c.predictions).where(
+            select(results.c.image, results.c.predictions, results.c.embedding).where(
                 results.c.model_version == version_id, results.c.image.in_(image_names)
             )
         )
         return {
-            row.image: [(c, label, score) for c, label, score in row.predictions] for row in rows
+            row.image: [(c, label, score) for c, label, score in row.predictions]
+            if row.embedding is None
+            else Embedding(row.embedding)
+            for row in rows
         }
 
 
@@ -127,10 +140,21 @@ def _keep_results(connection: Connection, version_id: int, outcomes: Sequence[Ou
         {
             "image": image,
             "model_version": version_id,
-            "predictions": by_image[image],
             "created_at": stamp(),
+            **_columns(by_image[image]),
         }
         for image in sorted(by_image)
     ]
     if rows:
         insert_if_absent(connection, results, *rows)
+
+
+def _columns(result: object) -> dict[str, object]:
+    """A result as its row keeps it."""
+    if isinstance(result, Embedding):
+        return {"predictions": [], "embedding": result.data, "label": None}
+    return {
+        "predictions": result,
+        "embedding": None,
+        "label": result[0][1] if isinstance(result, list) and result else None,
+    }

@@ -1,10 +1,11 @@
-"""From scores to ranked predictions."""
+"""From what a model gives to ranked predictions, or an embedding."""
 
 import numpy as np
 import pytest
 
-from shared.jobs.recording import Failure
-from worker.labels import rank
+from shared.jobs.recording import Embedding, Failure
+from shared.models import ModelSpec, Version
+from worker.labels import rank, to_result
 
 
 def labels(count: int) -> list[tuple[str, str]]:
@@ -40,8 +41,21 @@ def test_a_model_with_few_classes_keeps_all_scores(classes: int, kept: int) -> N
     assert [score for *_, score in ranked] == sorted(scores.tolist(), reverse=True)[:kept]
 
 
+def version(output: str, count: int) -> Version:
+    spec = ModelSpec("VGG16", "weights.h5", 224, 224, "vgg16", "0" * 64, 1000, output=output)
+    return Version(1, "model", "0123456789ab", spec, tuple(labels(count)))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_no_numbers_are_a_failure(bad: float) -> None:
-    ranked = rank(np.array([0.5, bad, 0.1], np.float32), labels(3))
-    assert isinstance(ranked, Failure)
-    assert ranked.code == "inference_failed"
+@pytest.mark.parametrize("output", ["scores", "embedding"])
+def test_numbers_that_are_none_are_a_failure(bad: float, output: str) -> None:
+    result = to_result(np.array([0.5, bad, 0.1], np.float32), version(output, 3))
+    assert isinstance(result, Failure)
+    assert result.code == "inference_failed"
+
+
+def test_an_embedding_is_kept_as_it_is() -> None:
+    numbers = np.array([0.25, -3e-8, 12345.678], np.float32)
+    result = to_result(numbers, version("embedding", 0))
+    assert isinstance(result, Embedding)
+    assert np.array_equal(np.frombuffer(result.data, "<f4"), numbers)
