@@ -51,6 +51,21 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Models a worker serves, separated by commas; empty: all installed."
     )
+    max_loaded_versions: int = Field(
+        0, ge=0, description="Most model versions a worker holds; 0: as many as memory allows."
+    )
+    exchange_seconds: float = Field(
+        60,
+        gt=0,
+        description="Where there is no room for two versions and both have jobs: how long one waits"
+        " for the other.",
+    )
+    unserved_hours: float = Field(
+        0,
+        ge=0,
+        description="How long a job waits for a worker that serves its model version before it "
+        "fails; 0: for ever.",
+    )
     max_batch_size: int = Field(
         8, gt=0, description="Largest batch. On a CPU more than 8 gains 2-5 % and costs latency."
     )

@@ -1,10 +1,11 @@
 """Loading the versions that are wanted, each once a process, warm before its loops may claim."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
-import psutil
 import structlog
 from sqlalchemy import or_, select
 
@@ -14,12 +15,10 @@ from shared.models import Version, files_prefix, load_version
 from shared.tables import model_versions, models
 from worker.engines.protocol import make_engine
 from worker.forward import warm_up
+from worker.room import Room
 from worker.runtime import Runtime
 from worker.serving import LoadedModel
 from worker.watchdog import end_process
-
-# VGG16 in float32 takes 0.55 GB of weights and peaks 2.1 GB above TensorFlow's own memory.
-_PEAK_PER_WEIGHT_BYTE = 4
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +33,9 @@ class Loader(threading.Thread):
         self._settings = runtime.settings
         self._serving = runtime.serving
         self._on_change = on_change
+        self._room = Room(runtime.settings)
+        # Taken out of service, and still held by a batch under way: its memory is not free yet.
+        self._leaving: weakref.ref[LoadedModel] | None = None
         self.wake = threading.Event()
         self.trouble: str | None = None
 
@@ -51,53 +53,81 @@ class Loader(threading.Thread):
             self.wake.clear()
 
     def _look(self) -> None:
-        wanted = self._wanted()
-        for version_id in set(self._serving.ids()) - set(wanted):
-            self._serving.remove(version_id)
-            log.info("model_unloaded", version_id=version_id)
-            self._on_change(None)
+        has_jobs = self._wanted()
+        for version_id in set(self._serving.ids()) - set(has_jobs):
+            self._unload(version_id)
         trouble = None
-        for version_id in wanted:
+        for version_id in has_jobs:
+            if not has_jobs[version_id]:
+                self._room.waits_no_longer(version_id)
             if version_id not in self._serving.ids():
-                trouble = self._load(version_id) or trouble
+                trouble = self._load_if_possible(version_id, has_jobs) or trouble
         if trouble != self.trouble:
             self.trouble = trouble
             self._on_change(None)
             if trouble is not None:
                 log.error("model_waits", reason=trouble)
 
-    def _wanted(self) -> list[int]:
-        """Ids of the current versions, and of older ones that still have queued jobs."""
+    def _wanted(self) -> dict[int, bool]:
+        """The current versions, and older ones with queued jobs: by id, whether jobs wait.
+
+        Those with jobs come first.
+        """
         current = models.c.current_version == model_versions.c.id
+        waiting = or_(*(has_queued(model_versions.c.id, pinned=pinned) for pinned in (True, False)))
         query = (
-            select(model_versions.c.id)
+            select(model_versions.c.id, waiting.label("has_jobs"))
             .join_from(model_versions, models, models.c.name == model_versions.c.model)
             .where(
                 model_versions.c.version.is_not(None),
                 model_versions.c.removed_at.is_(None),
-                or_(
-                    current,
-                    *(has_queued(model_versions.c.id, pinned=pinned) for pinned in (True, False)),
-                ),
+                or_(current, waiting),
             )
             .order_by(current.desc(), model_versions.c.id)
         )
         if self._settings.models:
             query = query.where(model_versions.c.model.in_(self._settings.models))
         with self._database.read() as connection:
-            return list(connection.scalars(query))
+            rows = connection.execute(query).all()
+        return {
+            row.id: bool(row.has_jobs) for row in sorted(rows, key=lambda row: not row.has_jobs)
+        }
 
-    def _load(self, version_id: int) -> str | None:
-        """Load and warm up one version; or say why it has to wait."""
+    def _load_if_possible(self, version_id: int, has_jobs: dict[int, bool]) -> str | None:
+        """Load one version, in place of another where need be; or say why it has to wait."""
         with self._database.read() as connection:
             version = load_version(connection, version_id)
-        needed = version.spec.size_bytes * _PEAK_PER_WEIGHT_BYTE
-        available = psutil.virtual_memory().available
-        if needed > available:
-            return (
-                f"{version.name} needs about {needed / 1e9:.1f} GB of memory to be loaded, "
-                f"and {available / 1e9:.1f} GB are free."
-            )
+        lack = self._room.lack(version, self._serving.all())
+        if lack is not None and has_jobs[version_id] and not self._is_one_leaving():
+            other = self._room.gives_way(version, self._serving.all(), has_jobs)
+            if other is not None:
+                self._unload(other)
+                lack = (
+                    "" if self._is_one_leaving() else self._room.lack(version, self._serving.all())
+                )
+        if lack is None:
+            self._load(version)
+            self._room.waits_no_longer(version_id)
+        return lack
+
+    def _unload(self, version_id: int) -> None:
+        """Take a version out of service; a batch under way keeps its model until it is recorded."""
+        model = self._serving.remove(version_id)
+        if model is None:
+            return
+        self._leaving = weakref.ref(model)
+        log.info("model_unloaded", model=model.version.name)
+        self._on_change(None)
+
+    def _is_one_leaving(self) -> bool:
+        if self._leaving is not None:
+            gc.collect()  # models hold themselves in circles
+            if self._leaving() is None:
+                self._leaving = None
+        return self._leaving is not None
+
+    def _load(self, version: Version) -> None:
+        """Load and warm up one version; from then on the loops may claim its jobs."""
         began = time.monotonic()
         cache = self._settings.data_dir / "model-cache" / version.version
         directory = self._storage.fetch_directory(files_prefix(version.version), cache)
@@ -115,4 +145,3 @@ class Loader(threading.Thread):
             max_batch_size=model.batch_limit,
         )
         self._on_change(version)
-        return None

@@ -35,12 +35,14 @@ class LoadedModel:
 
     Attributes:
         batch_limit: Largest batch; halved when the device runs out of memory.
+        loaded_at, served_at: By the monotonic clock; `served_at` by lane.
     """
 
     version: Version
     engine: Engine
     batch_limit: int
     recent: RecentResults = field(default_factory=RecentResults)
+    loaded_at: float = field(default_factory=time.monotonic)
     served_at: dict[str, float] = field(default_factory=dict)
 
 
@@ -56,10 +58,15 @@ class Serving:
         with self._lock:
             self._models[model.version.id] = model
 
-    def remove(self, version_id: int) -> None:
+    def remove(self, version_id: int) -> LoadedModel | None:
         """No loop claims this version any more; a batch under way keeps its model."""
         with self._lock:
-            self._models.pop(version_id, None)
+            return self._models.pop(version_id, None)
+
+    def all(self) -> list[LoadedModel]:
+        """The loaded versions."""
+        with self._lock:
+            return list(self._models.values())
 
     def ids(self) -> list[int]:
         """Ids of the loaded versions."""

@@ -7,18 +7,19 @@ each other's rows.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, case, delete, or_, select, update
 
 from shared.database import Database, at_most, moment
-from shared.jobs import transitions
+from shared.jobs import queries, transitions
 from shared.jobs.claiming import end_leases, lapsed_claims
 from shared.jobs.flows import FLOW_ORDER, QUEUED, has_queued, queued_of
 from shared.jobs.intake import next_sequence
 from shared.settings import Settings
-from shared.tables import claims, jobs, lanes, model_versions, models, workers
+from shared.tables import LANES, claims, jobs, lanes, model_versions, models, workers
 
 _STEP_SECONDS = 1.0  # a step itself takes some time
 _MOVE_ROWS = 200  # each moved job is tagged anew, in a statement of its own
@@ -47,12 +48,16 @@ class Recovery:
             end_overdue,
             move_to_current,
             end_removed,
+            *((self._end_unserved,) if self.settings.unserved_hours else ()),
         )
         for step in steps:
             changed = step(self.database)
             if changed:
-                log.info("recovery", step=step.__name__, jobs=changed)
+                log.info("recovery", step=step.__name__.lstrip("_"), jobs=changed)
         self._note_success()
+
+    def _end_unserved(self, database: Database) -> int:
+        return end_unserved(database, self.settings.unserved_hours)
 
     def _may_take_from_others(self) -> bool:
         """After a start, or an absence of ours or of the database, owners get time to renew."""
@@ -164,6 +169,28 @@ def end_removed(database: Database) -> int:
             .limit(at_most(1))
         ).first()
     return 0 if removed is None else database.transact(transitions.end_removed)
+
+
+def end_unserved(database: Database, hours: float) -> int:
+    """Fail jobs that have waited so long for a version that no live worker serves."""
+    with database.read() as connection:
+        served = {
+            version_id
+            for worker in queries.serving_workers(connection)
+            for version_id in worker.versions
+        }
+        waiting = connection.scalars(
+            select(model_versions.c.id).where(
+                model_versions.c.id.not_in(served),
+                or_(*(has_queued(model_versions.c.id, pinned=pinned) for pinned in (True, False))),
+            )
+        ).all()
+    ended = 0
+    for version_id in waiting:
+        for lane in LANES:
+            step = partial(transitions.end_unserved, version_id=version_id, lane=lane, hours=hours)
+            ended += database.transact(step)
+    return ended
 
 
 def move_to_current(database: Database) -> int:

@@ -7,7 +7,7 @@ that a late writer, whose statement is fenced on the token, changes nothing.
     queued  → succeeded   (born so) insert, where a result was there
     queued  → canceled    cancel
     queued  → expired     end_overdue, never attempted
-    queued  → failed      end_overdue after an attempt; end_removed
+    queued  → failed      end_overdue after an attempt; end_removed; end_unserved
     running → succeeded   succeed
     running → failed      fail; requeue_lapsed, after the third lapse on trial
     running → canceled    cancel
@@ -308,6 +308,25 @@ def end_removed(connection: Connection) -> int:
             if ended:
                 return ended  # one step of at most 1,000; the next round goes on
     return 0
+
+
+def end_unserved(connection: Connection, version_id: int, lane: str, hours: float) -> int:
+    """Fail the lane's jobs that have waited so long; called while no worker serves the version.
+
+    Looked for at the head of the queue, where the oldest are: the next step sees what was behind.
+    """
+    head = (
+        select(jobs.c.id)
+        .where(CLAIMABLE, jobs.c.model_version == version_id, jobs.c.lane == lane)
+        .order_by(jobs.c.sequence, jobs.c.id)
+        .limit(at_most(STEP_ROWS))
+    )
+    waited = jobs.c.created_at < moment(-hours * 3600)
+    return _end_queued(
+        connection,
+        select(jobs.c.id).where(jobs.c.id.in_(head), waited),
+        _failed("model_unavailable", f"No worker has served its model version for {hours:g} h."),
+    )
 
 
 def drop_idle_claim(connection: Connection, token: UUID) -> None:

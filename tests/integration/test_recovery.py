@@ -346,6 +346,36 @@ def test_a_model_without_any_version_fails_its_jobs(stage: Stage) -> None:
     )
 
 
+def serve(stage: Stage, tmp_path: Path, version_id: int) -> identity.Identity:
+    """A worker that says it lives and serves the version."""
+    who = identity.take_slot(tmp_path)
+    identity.register(stage.database, who, device="cpu", max_batch=8)
+    identity.report(
+        stage.database, who, versions=[version_id], images_per_second=None, trouble=None
+    )
+    return who
+
+
+def test_jobs_of_a_version_that_nobody_serves_may_be_ended(stage: Stage, tmp_path: Path) -> None:
+    old = stage.submit("old").job_id
+    old_bulk = stage.submit("bulk", lane="bulk").job_id
+    stage.change(jobs, where=jobs.c.id.in_([old, old_bulk]), created_at=LONG_AGO)
+    young = stage.submit("young").job_id
+    who = serve(stage, tmp_path, stage.version_id)
+    assert recovery.end_unserved(stage.database, hours=24) == 0
+    identity.leave(stage.database, who)
+    assert recovery.end_unserved(stage.database, hours=24) == 2
+    assert stage.statuses([old, old_bulk, young]) == ["failed", "failed", "queued"]
+    assert stage.job(old).error_code == "model_unavailable"
+
+
+def test_by_default_jobs_wait_for_a_worker_for_ever(stage: Stage) -> None:
+    old = stage.submit("old").job_id
+    stage.change(jobs, where=jobs.c.id == old, created_at=LONG_AGO)
+    make_recovery(stage, recovery_seconds=2, renew_seconds=15).step()
+    assert stage.job(old).status == "queued"
+
+
 def test_only_lanes_with_something_to_claim_are_woken(stage: Stage) -> None:
     assert recovery.waiting_lanes(stage.database, [stage.version_id]) == set()
     stage.submit("parked")
