@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from ops.fetch import Interrupted
 from shared import models
 from shared.database import Database
 from shared.errors import ServiceError, Unavailable
+from shared.heartbeat import beat
 from shared.jobs.recovery import Recovery
 from shared.settings import Settings
 from shared.storage.local import open_storage
@@ -44,7 +46,12 @@ def run_background(settings: Settings) -> int:
     rounds: tuple[tuple[str, Callable[[], None]], ...] = (
         (
             "recovery",
-            lambda: _repeat(Recovery(database, settings), settings.recovery_seconds, stop),
+            lambda: _repeat(
+                Recovery(database, settings),
+                settings.recovery_seconds,
+                stop,
+                heartbeat_dir=settings.heartbeat_dir,
+            ),
         ),
         (
             "sweep",
@@ -63,10 +70,13 @@ def run_background(settings: Settings) -> int:
     return 130 if number == signal.SIGINT else 0
 
 
-def _repeat(timed: _Timed, seconds: float, stop: threading.Event) -> None:
+def _repeat(
+    timed: _Timed, seconds: float, stop: threading.Event, *, heartbeat_dir: Path | None = None
+) -> None:
     """Call a step again and again; what goes wrong once may go well the next time."""
     name = type(timed).__name__.lower()
     while not stop.is_set():
+        beat(heartbeat_dir, "background")
         try:
             timed.step()
         except Unavailable as error:

@@ -103,7 +103,12 @@ class Settings(BaseSettings):
         600, gt=0, description="Pause before a failed download is tried again."
     )
 
-    # Logs
+    # Watching
+    heartbeat_dir: Path | None = Field(
+        None,
+        description="Directory in which `worker` and `background` touch a file of their name every "
+        "few seconds, for healthchecks; without it they write none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: readable on a terminal, else one JSON object a line."

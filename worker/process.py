@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from shared.errors import Unavailable
+from shared.heartbeat import beat
 from shared.jobs.recovery import Recovery, waiting_lanes
 from shared.models import Version
 from shared.tables import LANES
@@ -85,6 +86,7 @@ class WorkerProcess:
         recovery = Recovery(self._runtime.database, self._runtime.settings)
         rounds = 0
         while not self._runtime.stopping.wait(self._runtime.settings.recovery_seconds):
+            beat(self._runtime.settings.heartbeat_dir, "worker")
             try:
                 recovery.step()
                 for lane in waiting_lanes(self._runtime.database, self._runtime.serving.ids()):

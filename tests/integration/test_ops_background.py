@@ -110,7 +110,7 @@ def test_it_recovers_and_sweeps_and_stops_within_two_seconds(background: Backgro
         connection.execute(update(images).values(created_at=then))  # type: ignore[attr-defined]
 
     background.database.transact(leave_unused)
-    background.start()
+    background.start(heartbeat_dir=str(background.data / "heartbeat"))
 
     def done() -> bool:
         with background.database.read() as connection:
@@ -121,6 +121,7 @@ def test_it_recovers_and_sweeps_and_stops_within_two_seconds(background: Backgro
     wait_until(done, seconds=30, what="recovery and sweep")
     with background.database.read() as connection:
         assert connection.scalar(select(func.count()).select_from(workers)) == 0
+    assert [file.name for file in (background.data / "heartbeat").iterdir()] == ["background"]
     assert background.stop() < 2
     assert set(background.events()) == {"recovery", "sweep"}
 
