@@ -6,6 +6,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
+# Tests wait for processes to start as often as they compute: two at a time, each with its own
+# database and broker servers.
+TEST_PROCESSES ?= 2
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
 
@@ -54,7 +57,7 @@ $(DEV_STAMP): requirements/dev.txt requirements/run.txt pyproject.toml
 .PHONY: test
 test: $(DEV_STAMP)
 	@scripts/install-browser >/dev/null
-	$(BIN)/python -m pytest --require-services $(ARGS)
+	$(BIN)/python -m pytest --require-services -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: $(DEV_STAMP)

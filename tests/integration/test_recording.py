@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from inspect import getmembers, isfunction, signature
 from math import inf
 from typing import Any
@@ -293,6 +294,9 @@ ATTEMPTS: dict[str, Callable[[Any, UUID, UUID, int], Any]] = {
     "requeue_lapsed": lambda c, token, job_id, version: transitions.requeue_lapsed(c, token),
     "end_overdue": lambda c, token, job_id, version: transitions.end_overdue(c),
     "end_removed": lambda c, token, job_id, version: transitions.end_removed(c),
+    "end_unserved": lambda c, token, job_id, version: [
+        transitions.end_unserved(c, version, lane, 0) for lane in ("interactive", "bulk")
+    ],
     "drop_idle_claim": lambda c, token, job_id, version: transitions.drop_idle_claim(c, token),
 }
 
@@ -353,6 +357,7 @@ def test_a_terminal_state_never_changes(stage: Stage, status: str) -> None:
         recovery.end_overdue,
         recovery.move_to_current,
         recovery.end_removed,
+        partial(recovery.end_unserved, hours=0),
     ):
         assert step(stage.database) == 0
-        assert stage.job(job_id) == before, step.__name__
+        assert stage.job(job_id) == before, step
