@@ -117,6 +117,11 @@ images = Table(
     Column("height", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
+    Column(
+        "animated",
+        Boolean,
+        comment="Whether it has more frames or pages than the first; null: not looked at.",
+    ),
 )
 
 results = Table(

@@ -32,6 +32,13 @@ def job_json(row: Row[Any], *, queue: Queue | None = None) -> Job:
         "min_score": row.min_score,
         "lane": row.lane,
         "filename": row.filename,
+        "image": {
+            "media_type": row.media_type,
+            "width": row.width,
+            "height": row.height,
+            "size_bytes": row.size_bytes,
+            "animated": row.animated,
+        },
         "reference": row.reference,
         "ingestion": None if row.ingestion is None else str(row.ingestion),
         "attempt": row.attempt,

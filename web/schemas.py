@@ -141,6 +141,19 @@ class JobLinks(TypedDict):
     html: str
 
 
+class StoredImage(TypedDict):
+    """What the content of a job's image is, whatever its name says."""
+
+    media_type: str
+    width: Annotated[int, Field(description="As stored, before it is turned as EXIF says.")]
+    height: int
+    size_bytes: int
+    animated: Annotated[
+        bool | None,
+        Field(description="It has several frames or pages; the first is classified."),
+    ]
+
+
 class Job(TypedDict):
     """One image, to be classified by one version of a model."""
 
@@ -151,6 +164,7 @@ class Job(TypedDict):
     min_score: float | None
     lane: Lane
     filename: str | None
+    image: StoredImage
     reference: str | None
     ingestion: str | None
     attempt: int

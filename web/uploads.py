@@ -1,11 +1,7 @@
 """The header of an upload: what type its content is, and how many pixels it claims to have."""
 
-from io import BytesIO
-
-from PIL import Image
-
 from shared.errors import ProblemError
-from shared.images import FORMATS, MEDIA_TYPES
+from shared.images import MEDIA_TYPES, NAMES, NO_WHITE, has_white, is_animated, opened
 from shared.jobs.intake import NewImage
 from shared.settings import Settings
 
@@ -21,17 +17,18 @@ def read_image(data: bytes, settings: Settings) -> NewImage:
     if not data:
         raise ProblemError("unsupported_image", "The image is empty: it has no bytes.")
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            format_, (width, height) = image.format, image.size
+        with opened(data) as image:
+            media_type, (width, height) = MEDIA_TYPES[str(image.format)], image.size
+            shows, animated = has_white(image), is_animated(image)
     except Exception as error:
         # Whatever a parser of foreign bytes trips over (struct.error, ValueError, SyntaxError,
         # OverflowError, …) means the same: this is no image that we can read.
         raise _unsupported() from error
     if width * height > settings.max_image_pixels:
         raise _too_many_pixels(settings)
-    if format_ not in MEDIA_TYPES:
-        raise _unsupported()
-    return NewImage(data, MEDIA_TYPES[format_], width, height)
+    if not shows:
+        raise ProblemError("unsupported_image", f"The image cannot be seen. {NO_WHITE}")
+    return NewImage(data, media_type, width, height, animated)
 
 
 def too_many_bytes(settings: Settings) -> ProblemError:
@@ -51,5 +48,5 @@ def _too_many_pixels(settings: Settings) -> ProblemError:
 def _unsupported() -> ProblemError:
     return ProblemError(
         "unsupported_image",
-        "The content is not an image that the service reads: JPEG, PNG, WebP, GIF, BMP or TIFF.",
+        f"The content is not an image that the service reads: {NAMES}.",
     )

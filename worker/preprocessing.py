@@ -1,13 +1,10 @@
 """From stored bytes to the pixels of the model's input, as Keras's `load_img` makes them."""
 
-import io
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from shared.images import FORMATS
+from shared.images import NO_WHITE, has_white, in_8_bits, opened
 from shared.jobs.recording import Failure
 from shared.models import ModelSpec
 
@@ -17,7 +14,8 @@ _RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling
 def decode(data: bytes, spec: ModelSpec, max_pixels: int) -> NDArray[np.uint8] | Failure:
     """Decode, turn as EXIF says, convert to RGB and resize.
 
-    The steps and their order are those of `keras.utils.load_img(target_size=…)`, after the turn.
+    The steps and their order are those of `keras.utils.load_img(target_size=…)`, after the turn
+    and the scaling of 16-bit grey values.
 
     Args:
         data: The image file.
@@ -28,13 +26,13 @@ def decode(data: bytes, spec: ModelSpec, max_pixels: int) -> NDArray[np.uint8] |
         RGB of shape (height, width, 3), 0-255; or why the image cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels are fine
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    size = f"{image.width} x {image.height}"
-                    return Failure("image_too_large", f"The image has {size} pixels.")
-                upright = ImageOps.exif_transpose(image).convert("RGB")
+        with opened(data) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height}"
+                return Failure("image_too_large", f"The image has {size} pixels.")
+            if not has_white(image):
+                return Failure("image_unreadable", NO_WHITE)
+            upright = ImageOps.exif_transpose(in_8_bits(image)).convert("RGB")
     except MemoryError:
         raise
     except UnidentifiedImageError:  # its text holds an address of this process

@@ -76,6 +76,7 @@ class NewImage:
     media_type: str
     width: int
     height: int
+    animated: bool = False
 
     @property
     def sha256(self) -> str:
@@ -277,6 +278,7 @@ def _hold_image(connection: Connection, new: _Submission, stored: str | None) ->
                 "width": new.image.width,
                 "height": new.image.height,
                 "size_bytes": len(new.image.data),
+                "animated": new.image.animated,
                 "created_at": stamp(),
             },
         )

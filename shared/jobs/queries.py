@@ -37,6 +37,10 @@ def job_rows(owner: str) -> Select[Any]:
             model_versions.c.version,
             images.c.object,
             images.c.media_type,
+            images.c.width,
+            images.c.height,
+            images.c.size_bytes,
+            images.c.animated,
             results.c.predictions,
             results.c.embedding,
         )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.functional.conftest import API, data_url, picture
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _ORIGINALS = [picture(format_) for format_ in _FORMATS]
 _CONTENT_TYPES = st.sampled_from(
     ["image/png", "application/json", "multipart/form-data; boundary=b", "multipart/form-data"]

@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from shared.jobs.recording import Failure
 from tests.functional.conftest import API, PREDICTIONS, VERSION, data_url, picture
+from tests.pictures import several
 
 
 def test_a_form_becomes_a_job_that_a_worker_finishes(api_anywhere: API) -> None:
@@ -59,14 +61,30 @@ def test_json_carries_an_image_in_a_data_url(api: API) -> None:
     assert response.json["reference"] is None
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO"])
+_FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "HEIF"]
+
+
+@pytest.mark.parametrize("format_", _FORMATS)
 def test_each_format_is_known_by_its_content(api: API, format_: str) -> None:
-    data = picture(format_)
-    job = api.job(data=data, filename="named.txt")
+    data = picture(format_, size=(16, 9))
+    job = api.job(data=data, filename="named.jpg")
     response = api.client.get(job["links"]["image"])
-    expected = "image/jpeg" if format_ == "MPO" else f"image/{format_.lower()}"
+    others = {"MPO": "image/jpeg", "HEIF": "image/heic"}
+    expected = others.get(format_, f"image/{format_.lower()}")
     assert response.mimetype == expected
     assert response.data == data
+    assert job["image"] == {
+        "media_type": expected,
+        "width": 16,
+        "height": 9,
+        "size_bytes": len(data),
+        "animated": False,
+    }
+
+
+def test_an_animation_is_said_to_be_one(api_anywhere: API) -> None:
+    data = several(Image.new("RGB", (8, 8), "red"), "GIF")
+    assert api_anywhere.job(data=data)["image"]["animated"] is True
 
 
 def test_an_answer_that_is_there_already_is_reused(api: API) -> None:

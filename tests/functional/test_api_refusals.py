@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from werkzeug.test import TestResponse
@@ -14,6 +15,7 @@ from shared.database import stamp
 from shared.errors import CODES
 from shared.tables import model_versions
 from tests.functional.conftest import API, MAX_IMAGE_BYTES, VERSION, data_url, picture
+from tests.pictures import bare_tiff
 
 
 def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:
@@ -67,6 +69,13 @@ def test_a_format_that_is_not_listed_is_415(api: API) -> None:
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "PPM")
     assert_problem(api.submit(file.getvalue()), 415, "unsupported_image")
+
+
+def test_an_image_without_a_white_is_415(api: API) -> None:
+    floats = bare_tiff(np.zeros((8, 8), np.float32), sample_format=3)
+    assert (
+        "floating point" in assert_problem(api.submit(floats), 415, "unsupported_image")["detail"]
+    )
 
 
 @pytest.mark.parametrize("size", [(1001, 1000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])

@@ -74,6 +74,21 @@ def test_only_engines_import_keras_or_tensorflow() -> None:
     assert all(name.startswith("worker/engines/") for name in importing), importing
 
 
+def test_images_are_opened_in_one_place() -> None:
+    """Where the formats are listed: an opener left out there is asked nowhere."""
+    opening = {
+        name_of(path)
+        for package in PACKAGES
+        for path in modules(package)
+        if any(name.startswith("pillow_heif") for name in imports(path))
+        or any(
+            isinstance(node, ast.Attribute) and ast.unparse(node) == "Image.open"
+            for node in ast.walk(tree(path))
+        )
+    }
+    assert opening == {"shared/images.py"}
+
+
 # What may touch the environment besides the settings, and why.
 ENVIRONMENT = {
     "shared/settings.py": "reads it",

@@ -1,6 +1,7 @@
 """Decoding: Keras's own pixels for every kind of image, and a code for what cannot be read."""
 
 import io
+import struct
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 
+from shared.images import MEDIA_TYPES, is_animated, opened
 from shared.jobs.recording import Failure
 from shared.models import ModelSpec
+from tests.pictures import (
+    LOSSLESS_HEIC,
+    bare_tiff,
+    encoded,
+    grey16,
+    high_bytes,
+    oriented,
+    packed12,
+    several,
+    turned,
+)
 from worker.preprocessing import decode
 
 MAX_PIXELS = 64_000_000
@@ -30,27 +43,11 @@ def colours(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8), "RGB")
 
 
-def encoded(image: Image.Image, format_: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
-
-
 def with_alpha(image: Image.Image, mode: str) -> Image.Image:
     alpha = image.convert("L").point(lambda value: (value * 3) % 256)
     image = image.convert("RGB" if mode == "RGBA" else "L")
     image.putalpha(alpha)
     return image
-
-
-def animated_gif() -> bytes:
-    first = colours(90, 60)
-    return encoded(first, "GIF", save_all=True, append_images=[ImageOps.invert(first)] * 2)
-
-
-def sixteen_bit() -> bytes:
-    values = (np.arange(90 * 60, dtype=np.uint32).reshape(60, 90) * 12) % 65536
-    return encoded(Image.fromarray(values.astype(np.uint16)), "PNG")
 
 
 BASE = colours(90, 60)
@@ -69,14 +66,33 @@ IMAGES: dict[str, Callable[[], bytes]] = {
     ),
     "png, RGB, one transparent": lambda: encoded(BASE, "PNG", transparency=(0, 40, 0)),
     "png, 1 bit": lambda: encoded(BASE.convert("1"), "PNG"),
-    "png, 16 bit": sixteen_bit,
+    "png, animated": lambda: several(BASE, "PNG"),
     "webp": lambda: encoded(BASE, "WEBP"),
     "webp, RGBA": lambda: encoded(with_alpha(BASE, "RGBA"), "WEBP", lossless=True),
+    "webp, animated": lambda: several(BASE, "WEBP"),
     "gif": lambda: encoded(BASE, "GIF"),
-    "gif, animated": animated_gif,
+    "gif, animated": lambda: several(BASE, "GIF"),
     "bmp": lambda: encoded(BASE, "BMP"),
+    "bmp, palette": lambda: encoded(BASE.convert("P"), "BMP"),
+    "bmp, 1 bit": lambda: encoded(BASE.convert("1"), "BMP"),
     "tiff": lambda: encoded(BASE, "TIFF"),
-    "tiff, compressed": lambda: encoded(BASE, "TIFF", compression="tiff_lzw"),
+    "tiff, LZW": lambda: encoded(BASE, "TIFF", compression="tiff_lzw"),
+    "tiff, deflate": lambda: encoded(BASE, "TIFF", compression="tiff_deflate"),
+    "tiff, JPEG inside": lambda: encoded(BASE, "TIFF", compression="jpeg"),
+    "tiff, fax": lambda: encoded(BASE.convert("1"), "TIFF", compression="group4"),
+    "tiff, CMYK": lambda: encoded(BASE.convert("CMYK"), "TIFF"),
+    "tiff, RGBA": lambda: encoded(with_alpha(BASE, "RGBA"), "TIFF"),
+    "tiff, big-endian, white is zero": lambda: bare_tiff(
+        np.asarray(BASE.convert("L")), order=">", photometric=0
+    ),
+    "tiff, pages": lambda: several(BASE, "TIFF"),
+    "mpo": lambda: several(BASE, "MPO"),
+    "avif": lambda: encoded(BASE, "AVIF"),
+    "avif, alpha": lambda: encoded(with_alpha(BASE, "RGBA"), "AVIF"),
+    "avif, animated": lambda: several(BASE, "AVIF"),
+    "heic": lambda: encoded(BASE, "HEIF"),
+    "heic, alpha": lambda: encoded(with_alpha(BASE, "RGBA"), "HEIF"),
+    "heic, several": lambda: several(BASE, "HEIF"),
     "1 x 1": lambda: encoded(colours(1, 1), "PNG"),
     "1 x 4000": lambda: encoded(colours(1, 4000), "PNG"),
     "4000 x 1": lambda: encoded(colours(4000, 1), "PNG"),
@@ -119,32 +135,76 @@ def test_height_and_width_are_not_confused(resize: str) -> None:
     assert_same(data, keras_pixels(data, 32, 24, resize), make_spec(32, 24, resize))
 
 
-def turned(format_: str, orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encoded(BASE, format_, exif=exif)
+@pytest.mark.slow
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_an_image_is_turned_as_exif_says(format_: str, orientation: int) -> None:
+    data = oriented(BASE, format_, orientation)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = turned(image.convert("RGB"), orientation)
+    assert_same(data, keras_pixels(encoded(upright, "PNG"), 224, 224))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
-def test_an_image_is_turned_as_exif_says(format_: str, orientation: int) -> None:
-    data = turned(format_, orientation)
-    with Image.open(io.BytesIO(data)) as image:
-        upright = image.convert("RGB")
-    # https://www.cipa.jp/std/documents/e/DC-X008-Translation-2019-E.pdf, 4.6.4 A, Orientation.
-    turn = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
-    if turn is not None:
-        upright = upright.transpose(turn)
-    assert_same(data, keras_pixels(encoded(upright, "PNG"), 224, 224))
+@pytest.mark.parametrize("format_", ["TIFF", "HEIF"])
+def test_what_the_decoder_turns_by_itself_is_not_turned_twice(
+    format_: str, orientation: int
+) -> None:
+    data = oriented(BASE, format_, orientation, **(LOSSLESS_HEIC if format_ == "HEIF" else {}))
+    assert_same(data, keras_pixels(encoded(turned(BASE, orientation), "PNG"), 224, 224))
+
+
+GREY = grey16(90, 60)
+SIXTEEN_BITS: dict[str, Callable[[], bytes]] = {
+    "png": lambda: encoded(Image.fromarray(GREY), "PNG"),
+    "tiff": lambda: bare_tiff(GREY),
+    "tiff, big-endian": lambda: bare_tiff(GREY, order=">"),
+    "tiff, white is zero": lambda: bare_tiff(65535 - GREY, photometric=0),
+    "tiff, 12 bit": lambda: bare_tiff(GREY, packed=packed12(GREY)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SIXTEEN_BITS)
+def test_16_bit_grey_is_scaled_where_keras_would_clip_it(kind: str) -> None:
+    assert_same(SIXTEEN_BITS[kind](), keras_pixels(encoded(high_bytes(GREY), "PNG"), 224, 224))
+    clipped = keras_pixels(SIXTEEN_BITS["png"](), 224, 224)
+    assert clipped.mean() > 250  # else Keras has mended it, and this is no longer an exception
+
+
+@pytest.mark.slow
+def test_16_bit_grey_is_turned_too() -> None:
+    data = oriented(Image.fromarray(GREY), "PNG", 6)
+    assert_same(data, keras_pixels(encoded(turned(high_bytes(GREY), 6), "PNG"), 224, 224))
+
+
+@pytest.mark.parametrize(
+    ("type_", "sample_format"), [(np.int16, 2), (np.uint32, 1), (np.int32, 2), (np.float32, 3)]
+)
+def test_grey_values_without_a_white_are_not_guessed_at(type_: Any, sample_format: int) -> None:
+    outcome = failure(bare_tiff(GREY.astype(type_), sample_format=sample_format))
+    assert outcome.code == "image_unreadable"
+    assert "no value is said to be white" in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "animated"),
+    [("gif", False), ("jpeg", False), ("heic", False), ("mpo", False)]
+    + [(f"{kind}, animated", True) for kind in ("png", "webp", "gif", "avif")]
+    + [("tiff, pages", True), ("heic, several", True)],
+)
+def test_more_frames_than_the_first_are_noticed(kind: str, animated: bool) -> None:
+    with opened(IMAGES[kind]()) as image:
+        assert is_animated(image) is animated
+
+
+def test_a_second_frame_that_is_damaged_matters_to_nobody() -> None:
+    whole = IMAGES["gif, animated"]()
+    for data in (whole[: len(whole) * 3 // 4], whole[: len(whole) * 3 // 4] + bytes(range(256))):
+        with opened(data) as image:
+            assert is_animated(image) in {True, False}
+        assert not isinstance(decode(data, SPEC, MAX_PIXELS), Failure)
 
 
 def failure(data: bytes, max_pixels: int = MAX_PIXELS) -> Failure:
@@ -168,7 +228,7 @@ def test_what_is_no_image_is_unreadable(data: bytes) -> None:
     assert failure(data).code == "image_unreadable"
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "bmp", "tiff"])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic"])
 def test_an_image_cut_off_is_unreadable(kind: str) -> None:
     data = IMAGES[kind]()
     for length in (len(data) // 3, len(data) * 2 // 3):
@@ -200,10 +260,24 @@ def test_a_frame_larger_than_its_screen_is_counted_too() -> None:
     assert failure(bytes(data), max_pixels=1000).code == "image_too_large"
 
 
-_SEEDS = [
-    IMAGES[kind]()
-    for kind in ("jpeg", "jpeg, CMYK", "png, palette, one transparent", "webp", "bmp", "tiff")
-] + [animated_gif(), turned("JPEG", 6), turned("PNG", 5)]
+def test_a_heic_with_more_pixels_than_it_says_is_not_decoded() -> None:
+    data = bytearray(encoded(Image.new("RGB", (1024, 1024)), "HEIF"))
+    size = data.index(b"ispe") + 8
+    data[size : size + 8] = struct.pack(">II", 10, 10)
+    assert "limit" in failure(bytes(data), max_pixels=100).detail
+
+
+def test_each_format_that_is_read_has_a_media_type() -> None:
+    for kind in ("jpeg", "mpo", "png", "webp", "gif", "bmp", "tiff", "avif", "heic"):
+        with opened(IMAGES[kind]()) as image:
+            assert MEDIA_TYPES[str(image.format)].endswith(kind if kind != "mpo" else "jpeg")
+
+
+_SEEDS = [IMAGES[kind]() for kind in IMAGES if "000" not in kind] + [
+    oriented(BASE, "JPEG", 6),
+    oriented(BASE, "PNG", 5),
+    bare_tiff(GREY),
+]
 
 
 @settings(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from werkzeug.wrappers import Response
 
 from shared.errors import ProblemError, Unavailable
+from shared.images import NAMES
 from shared.jobs import queries, transitions
 from shared.jobs.intake import JobOptions
 from shared.tables import jobs
@@ -131,8 +132,8 @@ def _form_page(submitted: Submitted | None = None) -> Response:
         selected=submitted.model if submitted else settings.default_model,
         samples=_SAMPLES_MODEL in ready,
         refused=submitted.refused if submitted else [],
-        limits=f"JPEG, PNG, WebP, GIF, BMP or TIFF, up to {megabytes(settings.max_image_bytes)} "
-        f"each, {counted(settings.max_images_per_form, 'image', 'images')} at once.",
+        limits=f"{NAMES}, up to {megabytes(settings.max_image_bytes)} each, "
+        f"{counted(settings.max_images_per_form, 'image', 'images')} at once.",
         refresh=url_for("pages.index"),
     )
     response = make_response(page, submitted.status if submitted else 200)
