@@ -19,6 +19,7 @@ help:
 	@echo 'make test     every test, with real services and a browser; nothing is skipped'
 	@echo 'make check    format, lint, types and every test'
 	@echo 'make lint     format, lint and types without the tests; make format mends what it can'
+	@echo 'make docs     write anew what is generated in docs/, and the answers its pages show'
 	@echo 'make lock     write requirements/ anew from pyproject.toml (needs uv)'
 
 .PHONY: run
@@ -72,6 +73,11 @@ check: lint test
 format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(DEV_STAMP)
+	$(BIN)/python -m scripts.settings_page
+	WRITE_DOCS=1 $(BIN)/python -m pytest --require-services tests/docs
 
 # Names, versions and hashes only: no addresses.
 .PHONY: lock

@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         description="Directory in which `worker` and `background` touch a file of their name every "
         "few seconds, for healthchecks; without it they write none.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe events that are logged."
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: readable on a terminal, else one JSON object a line."
     )

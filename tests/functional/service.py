@@ -109,6 +109,7 @@ class Service:
             "CLASSIFIER_DATA_DIR": str(directory / "data"),
             "CLASSIFIER_BIND": f"127.0.0.1:{port}",
             "CLASSIFIER_LOG_FORMAT": "json",
+            "CLASSIFIER_HEARTBEAT_DIR": str(directory / "heartbeat"),
             "CLASSIFIER_DOWNLOAD": "",  # no test waits for the internet
             "DATABASE_URL": database_url,
             **({"REDIS_URL": broker_url} if broker_url else {}),

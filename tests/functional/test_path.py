@@ -54,4 +54,8 @@ def test_the_held_out_digits(service: Service) -> None:
 
     worker = requests.get(f"{service.url}/v1/models/digits", timeout=10).json()
     assert worker["workers"] == 1
+    assert {file.name for file in (service.directory / "heartbeat").iterdir()} == {
+        "background",
+        "worker",
+    }
     assert service.worker.stop() == 0

@@ -1,0 +1,122 @@
+"""Whether a real answer has the shape of the one that a page shows, and how answers are shown."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+WIDTH = 100
+_SHOWN_NUMBERS = 3
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MASKS = (
+    (_UUID, "ID"),
+    (re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.+]+Z?"), "TIME"),
+    (re.compile(r"\b[0-9a-f]{12}\b"), "VERSION"),
+    (re.compile(r"127\.0\.0\.1:\d+"), "ADDRESS"),
+)
+_SCORE_TOLERANCE = 0.01  # processors differ in the last digits; a score is looked at all the same
+# What depends on the moment: any number, or none.
+_OF_THE_MOMENT = {"position", "eta_seconds", "workers", "images_per_second", "inference_ms"}
+# A job may have gone on since it was submitted, before it was answered.
+_OF_ITS_STATE = {
+    "status",
+    "attempt",
+    "started_at",
+    "finished_at",
+    "queue",
+    "predictions",
+    "timings",
+}
+
+
+def parse(shown: str) -> Any:
+    """JSON in which a list may end with `…`, which stands for more of the same."""
+    return json.loads(re.sub(r"…(\s*\])", r'"…"\1', shown))
+
+
+def ids(value: str) -> list[str]:
+    """The ids in a text, in their order."""
+    return _UUID.findall(value)
+
+
+def mask(text: str) -> str:
+    """A text without what is another one each time."""
+    for pattern, word in _MASKS:
+        text = pattern.sub(word, text)
+    return text
+
+
+def differences(shown: Any, real: Any, key: str = "the answer") -> Iterator[str]:
+    """What is not alike, each as a sentence."""
+    if isinstance(shown, dict) and isinstance(real, dict):
+        yield from _dict_differences(shown, real, key)
+    elif isinstance(shown, list) and isinstance(real, list):
+        yield from _list_differences(shown, real, key)
+    elif not _alike(shown, real, key):
+        yield f"{key} is {real!r}, not {shown!r}"
+
+
+def _list_differences(shown: list[Any], real: list[Any], key: str) -> Iterator[str]:
+    more = shown[-1:] == ["…"]
+    shown = shown[: len(shown) - more]
+    if len(real) < len(shown) or (len(real) > len(shown) and not more):
+        yield f"{key} has {len(real)} entries, not {len(shown)}"
+    for one, other in zip(shown, real, strict=False):
+        yield from differences(one, other, key)
+
+
+def _dict_differences(shown: dict[str, Any], real: dict[str, Any], key: str) -> Iterator[str]:
+    if missing := shown.keys() - real.keys():
+        yield f"{key} has no {', '.join(sorted(missing))}"
+    if unsaid := real.keys() - shown.keys():
+        yield f"{key} has {', '.join(sorted(unsaid))} too"
+    went_on = shown.get("status") == "queued" and real.get("status") in ("running", "succeeded")
+    for name in shown.keys() & real.keys() - (_OF_ITS_STATE if went_on else set()):
+        yield from differences(shown[name], real[name], name)
+
+
+def _alike(shown: Any, real: Any, key: str) -> bool:
+    """Whether one plain value could stand for the other."""
+    if key in _OF_THE_MOMENT:
+        return _is_number_or_none(shown) and _is_number_or_none(real)
+    if key == "score":
+        return abs(shown - real) <= _SCORE_TOLERANCE
+    if isinstance(shown, float) and isinstance(real, float):
+        return True
+    if isinstance(shown, str) and isinstance(real, str):
+        return mask(shown) == mask(real)
+    return bool(shown == real and type(shown) is type(real))
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def text_differences(shown: str, real: str) -> Iterator[str]:
+    """As `differences`, for what a command prints: every number is as good as another."""
+    masked = [
+        [re.sub(r"\d+(\.\d+)?", "#", " ".join(mask(line).split())) for line in text.splitlines()]
+        for text in (shown, real)
+    ]
+    if masked[0] != masked[1]:
+        yield f"it says:\n{real}"
+
+
+def show(value: Any, indent: int = 0) -> str:
+    """JSON as the pages show it: what fits into a line is one; of many numbers the first."""
+    if isinstance(value, list) and len(value) > _SHOWN_NUMBERS and isinstance(value[0], float):
+        return f"[{', '.join(map(json.dumps, value[:_SHOWN_NUMBERS]))}, …]"
+    flat = json.dumps(value, ensure_ascii=False)
+    simple = not isinstance(value, dict | list) or not value
+    nested = not simple and any(
+        isinstance(part, dict | list) and part
+        for part in (value.values() if isinstance(value, dict) else value)
+    )
+    if simple or (indent and not nested and indent + len(flat) <= WIDTH):
+        return flat
+    pad = " " * (indent + 2)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(k)}: {show(v, indent + 2)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "}"
+    lines = [show(v, indent + 2) for v in value]
+    return "[\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "]"

@@ -1,0 +1,191 @@
+"""Every command and code block of the pages is run against one service, answers are compared.
+
+`make docs` writes the answers that are not like the real ones anew.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ops.cli import cli
+from ops.cli_models import models_group
+from shared.settings import PREFIX, Settings
+from tests.docs.answers import differences, ids, parse, show, text_differences
+from tests.docs.pages import ANSWERS, LANGUAGES, PAGES, RUN, Block, blocks
+from tests.functional.service import Service, running
+from tests.services import ROOT, BrokerServer
+
+WRITE = os.environ.get("WRITE_DOCS") == "1"
+ADDRESS = "127.0.0.1:8000"
+SECONDS = 60
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, _broker_server: BrokerServer
+) -> Iterator[Service]:
+    _broker_server.start()
+    directory = tmp_path_factory.mktemp("service")
+    database = f"sqlite:///{directory / 'classifier.db'}"
+    with running(directory, database, _broker_server.url) as service:
+        yield service
+
+
+class Reader:
+    """Does what a page says, one block after the other, in a directory that looks like a clone."""
+
+    def __init__(self, service: Service, directory: Path) -> None:
+        self.service = service
+        self.directory = directory
+        self.output = ""
+        self.real: dict[str, str] = {}  # ids of the page and what they are here
+        for path in (*ROOT.glob("[!.]*"), ROOT / ".venv"):
+            if path.name not in ("data", ".venv"):
+                (directory / path.name).symlink_to(path)
+        (directory / ".venv").symlink_to(sys.prefix)
+        self.environment = service.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+    def run(self, block: Block) -> None:
+        text = block.text.replace(ADDRESS, self.service.url.removeprefix("http://"))
+        for shown, real in self.real.items():
+            text = text.replace(shown, real)
+        command = ["sh", "-eu", "-c", text] if block.language == "sh" else [sys.executable, "-"]
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self.environment,
+            input=None if block.language == "sh" else text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        expected = int(block.said("exit ") or 0)
+        assert done.returncode == expected, f"{block.place}: {done.stdout}{done.stderr}"
+        self.output = done.stdout if expected == 0 else done.stderr
+
+    def save(self, block: Block) -> None:
+        """Write the file that the reader is told to write."""
+        path = self.directory / block.said("saved as ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+
+    def differences(self, block: Block) -> list[str]:
+        """How the last output is not what this block shows."""
+        if block.language == "text":
+            return list(text_differences(block.text, self.output))
+        shown_head, shown_body = (
+            _split(block.text) if block.language == "http" else ("", block.text)
+        )
+        head, body = _split(self.output) if block.language == "http" else ("", self.output)
+        shown = parse(shown_body) if shown_body.strip() else None
+        real = json.loads(body) if body.strip() else None
+        self._learn(shown, real)
+        missing = [
+            f"{line!r} is not in the answer: {head}"
+            for line in shown_head.splitlines()
+            if all(list(text_differences(line, other)) for other in head.splitlines())
+        ]
+        if missing and real and real.get("status") not in ("queued", None) and "202" in missing[0]:
+            missing = []  # it had ended before it was answered
+        return missing + list(differences(shown, real))
+
+    def _learn(self, shown: object, real: object) -> None:
+        """Pair the ids of the page with those of the real answer."""
+        pairs = zip(ids(json.dumps(shown)), ids(json.dumps(real)), strict=False)
+        self.real |= {one: other for one, other in pairs if one not in self.real}
+
+    def shown(self, block: Block) -> str:
+        """What the block should say: the real answer, with the ids that the page uses."""
+        if block.language == "text":
+            return self._as_on_page(self.output)
+        head, body = _split(self.output) if block.language == "http" else ("", self.output)
+        text = show(json.loads(body)) + "\n" if body.strip() else ""
+        if head:
+            named = {line.partition(":")[0] for line in _split(block.text)[0].splitlines()[1:]}
+            lines = head.splitlines()
+            kept = [line for line in lines[1:] if not named or line.partition(":")[0] in named]
+            text = "\n".join([lines[0], *kept, *(["", text] if text else [""])])
+        return self._as_on_page(text)
+
+    def _as_on_page(self, text: str) -> str:
+        for shown, real in self.real.items():
+            text = text.replace(real, shown)
+        return text.replace(self.service.url.removeprefix("http://"), ADDRESS)
+
+
+def _split(answer: str) -> tuple[str, str]:
+    """Status line and headers, and the body."""
+    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
+    return head, body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_what_a_page_says_is_what_happens(service: Service, page: Path, tmp_path: Path) -> None:
+    reader = Reader(service, tmp_path)
+    ran, wrong, rewritten = False, [], []
+    for block in blocks(page):
+        if block.said("saved as "):
+            reader.save(block)
+        elif block.note.startswith("not run: "):
+            ran = False
+        elif block.language in RUN:
+            reader.run(block)
+            ran = True
+        elif block.language in ANSWERS and ran:
+            found = reader.differences(block)
+            if found and WRITE:
+                rewritten.append((block, reader.shown(block)))
+            wrong += [f"{block.place}: {difference}" for difference in found]
+    if rewritten:
+        _rewrite(page, rewritten)
+    assert WRITE or not wrong, "\n".join(wrong)
+
+
+def _rewrite(page: Path, rewritten: list[tuple[Block, str]]) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    for block, text in reversed(rewritten):
+        end = block.line + len(block.text.splitlines())
+        lines[block.line : end] = [text if text.endswith("\n") else text + "\n"]
+    page.write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_block_is_of_a_kind_that_is_looked_at(page: Path) -> None:
+    previous = None
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block.place}: {block.language or 'no language'}"
+        if block.language == "toml":
+            tomllib.loads(block.text)
+        if block.language in ANSWERS and not block.note:
+            # Else nobody would compare it with anything.
+            answered = previous is not None and previous.language in RUN
+            assert answered, f"{block.place}: an answer comes after what was asked"
+        previous = block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_setting_and_command_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = {(PREFIX + name).upper() for name in Settings.model_fields}
+    assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text)) <= known
+    cli.add_command(models_group)
+    for said in re.findall(r"classify ((?:[a-z]+ ?)+)", "\n".join(re.findall(r"`[^`]+`", text))):
+        command: click.Command = cli
+        for word in said.split():
+            if isinstance(command, click.Group):
+                assert word in command.commands, f"classify {said}"
+                command = command.commands[word]
