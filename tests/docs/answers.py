@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-WIDTH = 100
+WIDTH = 110
 _SHOWN_NUMBERS = 3
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MASKS = (
@@ -102,21 +102,28 @@ def text_differences(shown: str, real: str) -> Iterator[str]:
         yield f"it says:\n{real}"
 
 
-def show(value: Any, indent: int = 0) -> str:
-    """JSON as the pages show it: what fits into a line is one; of many numbers the first."""
+def show(value: Any, indent: int = 0, before: int = 0) -> str:
+    """JSON as the pages show it: what fits into a line is one; of many numbers the first.
+
+    `before` is how much stands before it in its line.
+    """
     if isinstance(value, list) and len(value) > _SHOWN_NUMBERS and isinstance(value[0], float):
         return f"[{', '.join(map(json.dumps, value[:_SHOWN_NUMBERS]))}, …]"
     flat = json.dumps(value, ensure_ascii=False)
-    simple = not isinstance(value, dict | list) or not value
-    nested = not simple and any(
-        isinstance(part, dict | list) and part
-        for part in (value.values() if isinstance(value, dict) else value)
-    )
-    if simple or (indent and not nested and indent + len(flat) <= WIDTH):
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list) or not value:
+        return flat
+    nested = any(isinstance(part, dict | list) and part for part in parts)
+    if indent and not nested and before + len(flat) < WIDTH:
         return flat
     pad = " " * (indent + 2)
     if isinstance(value, dict):
-        lines = [f"{json.dumps(k)}: {show(v, indent + 2)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "}"
-    lines = [show(v, indent + 2) for v in value]
-    return "[\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "]"
+        starts = [f"{pad}{json.dumps(name)}: " for name in value]
+    else:
+        starts = [pad] * len(value)
+    lines = [
+        start + show(part, indent + 2, len(start))
+        for start, part in zip(starts, parts, strict=True)
+    ]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n" + ",\n".join(lines) + f"\n{' ' * indent}{closing}"
