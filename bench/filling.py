@@ -44,19 +44,20 @@ FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i"""
 _PINNED = _QUEUED.replace("false, 5", "true, 5").replace("%(version)s", "%(older)s")
 
 _HISTORY = f"""
-INSERT INTO jobs (id, owner, status, image, model_version, pinned, top_k, metadata, lane, flow,
-                  sequence, attempt, error_code, created_at, started_at, finished_at, decode_ms,
-                  inference_ms)
+INSERT INTO jobs (id, owner, status, image, model_version, pinned, top_k, reference, metadata,
+                  lane, flow, sequence, attempt, error_code, created_at, started_at, finished_at,
+                  decode_ms, inference_ms)
 SELECT {_ID}, 'owner-' || i %% {FLOWS}, CASE WHEN i %% 10000 = 1 THEN 'failed' ELSE 'succeeded' END,
-       {_IMAGE}, %(version)s, false, 5, '{{}}', %(lane)s, 'owner-' || i %% {FLOWS}, i / {FLOWS}, 1,
+       {_IMAGE}, %(version)s, false, 5, 'reference-' || i %% 1000, '{{}}', %(lane)s,
+       'owner-' || i %% {FLOWS}, i / {FLOWS}, 1,
        CASE WHEN i %% 10000 = 1 THEN 'worker_lost' END, now(), now(), now(), 1.5, 20
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i"""
 
 _RESULTS = f"""
-INSERT INTO results (image, model_version, predictions, created_at)
+INSERT INTO results (image, model_version, predictions, label, created_at)
 SELECT {_IMAGE}, %(version)s, (
     SELECT jsonb_agg(jsonb_build_array(k::text, 'label ' || k, 1.0 / (k + 1)))
-    FROM generate_series(0, 9) AS k), now()
+    FROM generate_series(0, 9) AS k), CASE WHEN i %% 10000 = 2 THEN 'rare' ELSE 'label 0' END, now()
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i"""
 
 _KEYS = f"""
@@ -134,6 +135,10 @@ class FilledQueue:
                 (status, self.version_id, count),
             )
         ]
+
+    def id_at(self, item: int) -> UUID:
+        """The id of item `item` of all, in the order of their birth."""
+        return UUID(self.own_scalar(f"SELECT {_ID} FROM (VALUES (%s::bigint)) AS item (i)", item))
 
     def own_scalar(self, statement: str, *values: object) -> str:
         """What one question to the server answers, on a connection that is never captured."""

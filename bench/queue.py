@@ -1,4 +1,4 @@
-"""Claim, submit, poll and recovery at different lengths of the queue, on PostgreSQL.
+"""Claim, submit, poll, list and recovery at different lengths of the queue, on PostgreSQL.
 
     .venv/bin/python -m bench.queue
     .venv/bin/python -m bench.queue --rows 1000 1000000 --database postgresql://…
@@ -22,6 +22,7 @@ from sqlalchemy import URL, make_url
 from bench.cases import Case, Cases, Stopwatch
 from bench.figures import percentile, table
 from bench.filling import FilledQueue
+from bench.listing import listing_cases
 from bench.plans import Planned, captured
 from tests.services import PostgresServer, ServiceMissing
 
@@ -50,7 +51,7 @@ def main() -> int:
                 _say(f"filling {rows:,} rows")
                 queues.append(stack.enter_context(FilledQueue(server, rows)))
             version = queues[0].own_scalar("SHOW server_version")
-            cases = Cases().all()
+            cases = [*listing_cases(), *Cases().all()]
             times = {
                 case.name: _measure(case, queues, options.rounds) for case in cases if case.timed
             }

@@ -8,7 +8,7 @@ from shared.logging import configure_logging
 from shared.queue import make_celery
 from shared.settings import Settings, load_settings
 from shared.storage.local import open_storage
-from web import headers, health, jobs, models, openapi, pages, problems
+from web import headers, health, jobs, listing, models, openapi, pages, problems
 from web.services import EXTENSION, ON_STOP, Services
 from web.waiting import Waiting
 
@@ -38,7 +38,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[ON_STOP] = own.waiting.stop
     headers.register(app)
     problems.register(app)
-    for blueprint in (jobs.blueprint, models.blueprint, health.blueprint, openapi.blueprint):
+    for blueprint in (
+        jobs.blueprint,
+        listing.blueprint,
+        models.blueprint,
+        health.blueprint,
+        openapi.blueprint,
+    ):
         app.register_blueprint(blueprint)
     pages.register(app)
     return app

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import request
-from pydantic import ValidationError
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
@@ -16,6 +15,7 @@ from shared.errors import ProblemError
 from shared.settings import Settings
 from web.schemas import Options
 from web.uploads import too_many_bytes
+from web.values import invalid, parse
 
 _IMAGE = "image"
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
@@ -59,39 +59,6 @@ def read_body(settings: Settings) -> Body:
     )
 
 
-def invalid(field: str, detail: str) -> ProblemError:
-    """The refusal of one value."""
-    return ProblemError(
-        "invalid_value", f"{field}: {detail}", errors=[{"field": field, "detail": detail}]
-    )
-
-
-def parse_options(values: dict[str, Any], *, strict: bool) -> Options:
-    """Check the options of a job.
-
-    Args:
-        values: As they came.
-        strict: Take values of JSON types only; else texts, as forms and addresses have them.
-
-    Raises:
-        ProblemError: `invalid_value`, with one entry of `errors` for each wrong value.
-    """
-    try:
-        return Options.model_validate(values, strict=strict)
-    except ValidationError as error:
-        errors = [
-            {
-                "field": ".".join(str(part) for part in found["loc"][:1]),
-                "detail": "there is no such option"
-                if found["type"] == "extra_forbidden"
-                else found["msg"].removeprefix("Value error, "),
-            }
-            for found in error.errors(include_url=False, include_input=False)
-        ]
-        detail = "; ".join(f"{e['field']}: {e['detail']}" for e in errors)
-        raise ProblemError("invalid_value", detail, errors=errors) from error
-
-
 def _read_multipart() -> Body:
     _refuse_query()
     files, extra = request.files.getlist(_IMAGE), sorted(set(request.files) - {_IMAGE})
@@ -118,7 +85,7 @@ def _read_json() -> Body:
         raise invalid(_IMAGE, "an image is needed, as a data: URL")
     # What a client leaves open may also be said: null is the same as absent.
     given = {name: value for name, value in values.items() if value is not None}
-    return Body(_decode(image), None, parse_options(given, strict=True))
+    return Body(_decode(image), None, parse(Options, given, strict=True))
 
 
 def _decode(url: str) -> bytes:
@@ -147,7 +114,7 @@ def _options_of_texts(given: MultiDict[str, str]) -> Options:
             values["metadata"] = json.loads(values["metadata"])
         except (ValueError, RecursionError) as error:
             raise invalid("metadata", "this is not JSON") from error
-    return parse_options(values, strict=False)
+    return parse(Options, values, strict=False)
 
 
 def _refuse_query() -> None:

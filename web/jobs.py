@@ -124,7 +124,7 @@ def _await(job_id: UUID) -> _Seen:
     if seconds is None:
         return seen
     if not seen.ended:
-        if not own.waiting.wait(job_id, seconds):
+        if not own.waiting.wait([job_id], seconds):
             return seen
         seen = _look(job_id)
     return replace(seen, waited=seconds)

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify
 from web.openapi_parts import (
     body,
     call,
+    filter_parameters,
     option_parameters,
     parameters,
     ref,
@@ -62,12 +63,19 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    job_id, wait = ref("job_id"), ref("wait")
+    job_id, wait, wait_all = ref("job_id"), ref("wait"), ref("wait_all")
     model, model_version = ref("name"), ref("version")
     unchanged = {"304": {"description": "Unchanged since that ETag."}}
     gone = (*_ASKING, "not_found")
     return {
         "/v1/jobs": {
+            "get": call(
+                "listJobs",
+                "One's own jobs, newest first; or, with `id`, the state of up to 100 jobs",
+                {"200": body("Jobs", "A page of jobs.", "Retry-After")},
+                (*_ASKING, "invalid_value", "model_unknown"),
+                parameters=[wait_all, *filter_parameters()],
+            ),
             "post": call(
                 "submitJob",
                 "Classify one image",
@@ -76,7 +84,7 @@ def _paths() -> dict[str, Any]:
                 _SUBMITTING,
                 parameters=[wait, ref("idempotency_key"), *option_parameters()],
                 requestBody={"required": True, "content": submissions()},
-            )
+            ),
         },
         "/v1/jobs/{job_id}": {
             "parameters": [job_id],

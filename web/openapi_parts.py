@@ -6,7 +6,17 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from shared.errors import CODES
-from web.schemas import FieldError, Job, Model, Models, ModelVersion, Options, Problem
+from web.filters import Filters
+from web.schemas import (
+    FieldError,
+    Job,
+    Jobs,
+    Model,
+    Models,
+    ModelVersion,
+    Options,
+    Problem,
+)
 
 _JSON = "application/json"
 _TEXT = {"type": "string"}
@@ -16,7 +26,7 @@ _DATA_URL = {
     "description": "A data: URL with base64.",
     "examples": ["data:image/png;base64,iVBORw0KGgo…"],
 }
-_SHAPES = (Job, Model, Models, ModelVersion, FieldError, Problem)
+_SHAPES = (Job, Jobs, Model, Models, ModelVersion, FieldError, Problem)
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
@@ -51,6 +61,12 @@ def parameters() -> dict[str, Any]:
             "`wait=n`: answer when the job has ended, after n ≤ 60 s at the latest.",
             _TEXT,
         ),
+        "wait_all": in_header(
+            "Prefer",
+            "With `id`. `wait=n`: answer when all these jobs have ended, after n ≤ 60 s at the "
+            "latest.",
+            _TEXT,
+        ),
         "if_none_match": in_header("If-None-Match", "The ETag of what the client has.", _TEXT),
         "idempotency_key": in_header(
             "Idempotency-Key",
@@ -68,6 +84,23 @@ def ref(name: str) -> dict[str, str]:
 def option_parameters() -> list[dict[str, Any]]:
     """The options of a job as they go with a raw image: in the address."""
     return [_option_parameter(name, schema) for name, schema in _option_schemas().items()]
+
+
+def filter_parameters() -> list[dict[str, Any]]:
+    """What a list of jobs is asked for."""
+    ids = {
+        "description": "Poll these jobs, in this order; no filter goes with it. A job that is not "
+        "there, or is another owner's, is left out.",
+        "schema": {"type": "array", "items": {"type": "string", "format": "uuid"}, "maxItems": 100},
+    }
+    found: dict[str, Any] = Filters.model_json_schema()["properties"]
+    described = {
+        name: {"description": schema.pop("description"), "schema": schema}
+        for name, schema in found.items()
+    }
+    return [
+        {"name": name, "in": "query", **rest} for name, rest in (described | {"id": ids}).items()
+    ]
 
 
 def submissions() -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _small_json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_Text = Annotated[str, Field(max_length=200), AfterValidator(_clean_text)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(_clean_text)]
 
 
 class Options(BaseModel):
@@ -66,7 +66,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: _Text | None = Field(
+    model: Text | None = Field(
         None, description="`name` or `name@version`. Without it, the default model."
     )
     top_k: int = Field(5, ge=1, le=20, description="How many predictions to answer at most.")
@@ -80,7 +80,7 @@ class Options(BaseModel):
         allow_inf_nan=False,
         description="Expire the job unless its turn comes within this time.",
     )
-    reference: _Text | None = Field(None, description="An id of your own.")
+    reference: Text | None = Field(None, description="An id of your own.")
     metadata: Annotated[dict[str, Any], AfterValidator(_small_json)] = Field(
         default_factory=dict, description="JSON of your own, at most 2 kB. In a form: as text."
     )
@@ -181,6 +181,20 @@ class Job(TypedDict):
     timings: Timings | None
     metadata: dict[str, Any]
     links: JobLinks
+
+
+class Jobs(TypedDict):
+    """A page of jobs."""
+
+    data: Annotated[list[Job], Field(description="`queue` is null: it is counted for one job.")]
+    next_cursor: Annotated[
+        str | None,
+        Field(
+            description="Where the list goes on; null at its end. A page may hold fewer jobs than "
+            "`limit`, even none, and have one: where no index serves a filter, each call looks "
+            "through a stretch of the jobs."
+        ),
+    ]
 
 
 class InputSize(TypedDict):

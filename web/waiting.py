@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterable
 from uuid import UUID
 
 import structlog
@@ -23,13 +24,13 @@ class Waiting:
     def __init__(self, database: Database, *, most: int) -> None:
         self._database = database
         self._most = most
-        self._waiters: dict[threading.Event, UUID] = {}
+        self._waiters: dict[threading.Event, set[UUID]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
 
-    def wait(self, job_id: UUID, seconds: float) -> bool:
-        """Return once the job has ended or is gone, or the time is over.
+    def wait(self, ids: Iterable[UUID], seconds: float) -> bool:
+        """Return once each of the jobs has ended or is gone, or the time is over.
 
         Returns:
             Whether the wait was granted; False, at once, while enough others wait, and once the
@@ -39,7 +40,7 @@ class Waiting:
         with self._changed:
             if self._stopping or len(self._waiters) >= self._most:
                 return False
-            self._waiters[ended] = job_id
+            self._waiters[ended] = set(ids)
             if self._thread is None:
                 # Started by the first wait, so that it is a thread of the process that serves,
                 # not of one that forked it.
@@ -68,15 +69,16 @@ class Waiting:
                 waiters = dict(self._waiters)
             time.sleep(self._look(waiters))
 
-    def _look(self, waiters: dict[threading.Event, UUID]) -> float:
+    def _look(self, waiters: dict[threading.Event, set[UUID]]) -> float:
         """Wake whoever need not wait any longer; the seconds until the next look come back."""
         try:
             with self._database.read() as connection:
-                finished = queries.finished(connection, sorted(set(waiters.values())))
+                finished = queries.finished(connection, sorted(set().union(*waiters.values())))
         except (Unavailable, SQLAlchemyError) as error:
             log.warning("waiting_failed", error=str(error))
             return _TROUBLE_SECONDS
-        for ended, job_id in waiters.items():
-            if job_id in finished:
+        for ended, waited in waiters.items():
+            waited.difference_update(finished)
+            if not waited:
                 ended.set()
         return _POLL_SECONDS

@@ -1,5 +1,6 @@
 """Looking at jobs: what a client may see, and where a queued job stands."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -62,7 +63,14 @@ def find(connection: Connection, owner: str, job_id: UUID) -> Row[Any] | None:
     return connection.execute(job_rows(owner).where(jobs.c.id == job_id)).first()
 
 
-def finished(connection: Connection, ids: list[UUID]) -> set[UUID]:
+def find_many(connection: Connection, owner: str, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Those of the jobs that are there, in the order of `ids`; another owner's are not."""
+    found = connection.execute(job_rows(owner).where(jobs.c.id.in_(ids)))
+    rows = {row.id: row for row in found}
+    return [rows[id_] for id_ in ids if id_ in rows]
+
+
+def finished(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
     """Those among `ids` that wait no longer: in a terminal state, or gone."""
     rows = connection.execute(select(jobs.c.id, jobs.c.status).where(jobs.c.id.in_(ids)))
     live = {row.id for row in rows if row.status not in TERMINAL}

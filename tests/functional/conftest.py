@@ -21,6 +21,7 @@ from shared.database import Database, new_id
 from shared.jobs import recording
 from shared.jobs.claiming import Claim, LaneCursor, claim_batch
 from shared.jobs.recording import Failure, Outcome, Predictions
+from shared.jobs.recovery import Recovery
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.settings import Settings
@@ -111,7 +112,7 @@ class API:
         body: dict[str, Any] = response.json
         return body
 
-    def claim(self, lane: str = "interactive") -> Claim | None:
+    def claim(self, lane: str = "interactive", *, lease_seconds: float = 60) -> Claim | None:
         """Take what waits for `digits`, as a worker does."""
         with self.database.read() as connection:
             version_id = models.version_id(connection, "digits", VERSION)
@@ -123,7 +124,7 @@ class API:
             lane=lane,
             limit=100,
             worker=new_id(),
-            lease_seconds=60,
+            lease_seconds=lease_seconds,
         )
 
     def work(
@@ -145,6 +146,10 @@ class API:
             unreachable_hours=24,
         )
         return [job.id for job in claim.jobs]
+
+    def recover(self) -> None:
+        """Do what every worker does from time to time: mend what was left."""
+        Recovery(self.database, self.services.settings).step()
 
 
 PREDICTIONS: Predictions = [

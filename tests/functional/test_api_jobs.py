@@ -1,12 +1,14 @@
 """Handing in an image in each form, and what its job says until it has ended."""
 
 import json
+import time
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from shared.jobs.recording import Failure
+from shared.jobs.recovery import requeue
 from tests.functional.conftest import API, PREDICTIONS, VERSION, data_url, picture
 from tests.pictures import several
 
@@ -140,9 +142,57 @@ def test_bulk_may_be_asked_for(api: API) -> None:
     assert len(api.work(lane="bulk")) == 1
 
 
-def test_a_deadline_is_a_time(api: API) -> None:
-    job = api.job(deadline_seconds="1.5")
-    assert job["deadline_at"] > job["created_at"]
+def test_a_job_that_was_never_attempted_expires_at_its_deadline(api_anywhere: API) -> None:
+    api = api_anywhere
+    later = api.job(deadline_seconds="3600")
+    assert later["deadline_at"] > later["created_at"]
+    job = api.job(deadline_seconds="0.001")
+    api.recover()
+    job = api.show(job["id"])
+    assert (job["status"], job["attempt"], job["started_at"]) == ("expired", 0, None)
+    assert job["finished_at"] >= job["deadline_at"] > job["created_at"]
+    assert job["error"]["code"] == "deadline_passed"
+    assert job["timings"]["queued_ms"] is None
+    assert api.show(later["id"])["status"] == "queued"
+
+
+def test_a_deadline_that_passes_after_an_attempt_fails_the_job(api_anywhere: API) -> None:
+    api = api_anywhere
+    job = api.job(deadline_seconds=0.2)
+    claim = api.claim(lease_seconds=-1)  # a worker takes it in time, and ends without a word
+    assert claim is not None
+    assert requeue(api.database, [claim.token]) == 1
+    assert api.show(job["id"])["status"] == "queued"
+    time.sleep(0.2)
+    assert api.claim() is None
+    api.recover()
+    job = api.show(job["id"])
+    assert (job["status"], job["attempt"]) == ("failed", 1)
+    assert job["error"] == {
+        "code": "deadline_passed",
+        "detail": "The deadline passed before another attempt.",
+        "retryable": False,
+    }
+
+
+def test_scores_below_the_least_are_left_out_and_none_may_be_left(api_anywhere: API) -> None:
+    api = api_anywhere
+    some, all_, none = (api.job(min_score=score) for score in (0.03, 0, 1))
+    api.work()
+    assert [p["score"] for p in api.show(some["id"])["predictions"]] == [0.9, 0.05, 0.03]
+    assert len(api.show(all_["id"])["predictions"]) == 5
+    job = api.show(none["id"])
+    assert (job["status"], job["min_score"], job["predictions"]) == ("succeeded", 1, [])
+
+
+def test_reference_and_metadata_come_back_as_they_were_given(api_anywhere: API) -> None:
+    api = api_anywhere
+    metadata = {"z": 1, "a": {"ü": [None, True, 1.5, "☃"]}, "n": 10**17}
+    job = api.job(reference="order 7/ü", metadata=json.dumps(metadata))
+    api.work()
+    job = api.show(job["id"])
+    assert job["reference"] == "order 7/ü"
+    assert json.dumps(job["metadata"]) == json.dumps(metadata)  # in the same order
 
 
 @pytest.mark.parametrize(

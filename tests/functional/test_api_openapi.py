@@ -88,6 +88,9 @@ def test_answers_are_as_described(api: API, document: dict[str, Any]) -> None:
     failed = api.job(data=picture(colour=1), metadata='{"a": 1}', deadline_seconds=60)
     api.work(Failure("image_unreadable", "Broken."))
     _check(document, "Job", api.show(failed["id"]))
+    listed = api.client.get("/v1/jobs?limit=1").json
+    assert listed["data"] and listed["next_cursor"]
+    _check(document, "Jobs", listed)
     _check(document, "Models", api.client.get("/v1/models").json)
     for name in ("digits", "vgg16"):
         _check(document, "Model", api.client.get(f"/v1/models/{name}").json)
