@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
@@ -80,6 +81,17 @@ class stamp(FunctionElement[datetime]):
         super().__init__(offset_seconds)
 
 
+class milliseconds_between(FunctionElement[int]):
+    """Whole milliseconds from one time to a later one."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "milliseconds_between"
+
+    def __init__(self, earlier: ColumnElement[Any], later: ColumnElement[Any]) -> None:
+        super().__init__(earlier, later)
+
+
 def at_most(rows: int) -> ColumnElement[int]:
     """A limit written into the statement.
 
@@ -108,6 +120,26 @@ def _stamp_postgresql(element: stamp, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(stamp, "sqlite")
 def _moment_sqlite(element: moment | stamp, compiler: SQLCompiler, **kw: Any) -> str:
     return f"classifier_now({_offset(element, compiler, **kw)})"
+
+
+def _earlier_and_later(
+    element: milliseconds_between, compiler: SQLCompiler, **kw: Any
+) -> tuple[str, str]:
+    earlier, later = (compiler.process(clause, **kw) for clause in element.clauses)
+    return earlier, later
+
+
+@compiles(milliseconds_between, "postgresql")
+def _between_postgresql(element: milliseconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    earlier, later = _earlier_and_later(element, compiler, **kw)
+    return f"CAST(extract(epoch FROM {later} - {earlier}) * 1000 AS bigint)"
+
+
+@compiles(milliseconds_between, "sqlite")
+def _between_sqlite(element: milliseconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    earlier, later = _earlier_and_later(element, compiler, **kw)
+    days = f"julianday({later}) - julianday({earlier})"
+    return f"CAST(round(({days}) * {24 * 3600 * 1000}) AS INTEGER)"
 
 
 class Database:
