@@ -7,6 +7,8 @@ from flask_bootstrap import Bootstrap5
 from markupsafe import Markup, escape
 
 from web.pages.routes import pages
+from web.pages.statistics import STATISTICS, Statistics
+from web.services import EXTENSION
 
 _BETWEEN_BACKTICKS = re.compile(r"`([^`]+)`")
 
@@ -16,6 +18,8 @@ def register(app: Flask) -> None:
     app.config["BOOTSTRAP_SERVE_LOCAL"] = True
     Bootstrap5().init_app(app)
     app.jinja_env.filters["commands"] = mark_commands
+    own = app.extensions[EXTENSION]
+    app.extensions[STATISTICS] = Statistics(own.database, own.storage, own.settings)
     app.register_blueprint(pages)
 
 

@@ -12,18 +12,21 @@ from shared.errors import ProblemError, Unavailable
 from shared.images import NAMES
 from shared.jobs import queries, transitions
 from shared.jobs.intake import JobOptions
-from shared.tables import jobs
+from shared.tables import LANES, jobs
 from web import submission
 from web.owners import current_owner
 from web.pages.form import Refusal, Submitted, refusal, submit_form
 from web.pages.job_views import JobView, view_job
 from web.pages.model_views import view_models
+from web.pages.statistics import statistics
+from web.pages.status import existing_jobs, view_status
 from web.pages.words import counted, megabytes
 from web.representation import queue_json
 from web.services import services
 from web.uploads import read_image
 
 _MOST_JOBS = 100
+_STATUS_MS = 4000  # its figures are read at most every 2 s
 _SAMPLES = Path(__file__).parent.parent / "static" / "samples"
 _SAMPLES_MODEL = "digits"
 
@@ -118,6 +121,26 @@ def cancel(job_id: UUID) -> Response:
     if not own.database.transact(work):
         raise ProblemError("not_found", f"There is no job {job_id}.")
     return redirect(url_for("pages.job", job_id=job_id), 303)
+
+
+@pages.get("/status")
+def status() -> str:
+    """How the service is."""
+    own, owner = services(), current_owner()
+    now = statistics().snapshot()
+    view = view_status(
+        now,
+        default=own.settings.default_model,
+        owner=owner,
+        existing=existing_jobs(own.database, owner, now.minutes),
+    )
+    return render_template(
+        "status.html",
+        status=view,
+        lanes=LANES,
+        refresh=url_for("pages.status"),
+        refresh_ms=_STATUS_MS,
+    )
 
 
 def _form_page(submitted: Submitted | None = None) -> Response:

@@ -6,7 +6,7 @@
 
   // ---- Parts that refresh themselves -----------------------------------------------------------
   // Elements marked data-live are replaced by those of the same id in a new answer, for as long as
-  // one of them is marked data-pending.
+  // one of them is marked data-pending; its value, if it has one, is the pause in milliseconds.
   const FIRST_MS = 700;
   const LONGEST_MS = 3000;
   const address = document.body.dataset.refresh;
@@ -15,8 +15,9 @@
 
   const schedule = () => {
     clearTimeout(timer);
-    if (address && !document.hidden && document.querySelector("[data-pending]")) {
-      timer = setTimeout(refresh, pause);
+    const pending = document.querySelector("[data-pending]");
+    if (address && !document.hidden && pending) {
+      timer = setTimeout(refresh, Number(pending.dataset.pending) || pause);
     }
   };
 
