@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from bench.filling import FLOWS, LANE, FilledQueue
 from shared.errors import ObjectMissing
-from shared.jobs import intake, queries, recording, recovery, transitions
+from shared.jobs import depth, intake, queries, recording, recovery, statistics, transitions
 from shared.jobs.claiming import Claim, claim_batch
 from shared.jobs.intake import Caller, JobOptions, NewImage
 from shared.jobs.recording import Outcome
@@ -88,6 +89,8 @@ class Cases:
             Case("poll, a succeeded job", lambda q, w: self._poll(q, w, "succeeded")),
             Case("poll, 8 jobs waited for", self._wait),
             Case("position of the last job", self._position),
+            Case("status, a minute of the last hour", _minute),
+            Case("status, what waits", _depth),
             Case("recovery with nothing to do", self._recovery),
             Case("recovery that mends 15 jobs", self._recovery_with_work),
             Case("waiting lanes", self._waiting_lanes),
@@ -161,6 +164,22 @@ class Cases:
 
 def _owner_of(queue: FilledQueue, job_id: UUID) -> str:
     return queue.own_scalar("SELECT owner FROM jobs WHERE id = %s", job_id)
+
+
+def _minute(queue: FilledQueue, watch: Stopwatch) -> None:
+    failed_at = queue.own_scalar("SELECT max(finished_at) FROM jobs WHERE status = 'failed'")
+    with queue.database.read() as connection, watch():
+        minute = statistics.read_minute(
+            connection, datetime.fromisoformat(failed_at) - timedelta(seconds=30)
+        )
+    assert minute.failures
+
+
+def _depth(queue: FilledQueue, watch: Stopwatch) -> None:
+    with watch(), queue.database.read() as connection:
+        assert depth.read_waiting(connection)
+        depth.count_parked(connection)
+        depth.count_running(connection)
 
 
 def _submit(queue: FilledQueue, watch: Stopwatch, *, known: bool) -> None:

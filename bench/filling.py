@@ -50,7 +50,8 @@ INSERT INTO jobs (id, owner, status, image, model_version, pinned, top_k, refere
 SELECT {_ID}, 'owner-' || i %% {FLOWS}, CASE WHEN i %% 10000 = 1 THEN 'failed' ELSE 'succeeded' END,
        {_IMAGE}, %(version)s, false, 5, 'reference-' || i %% 1000, '{{}}', %(lane)s,
        'owner-' || i %% {FLOWS}, i / {FLOWS}, 1,
-       CASE WHEN i %% 10000 = 1 THEN 'worker_lost' END, now(), now(), now(), 1.5, 20
+       CASE WHEN i %% 10000 = 1 THEN 'worker_lost' END, now() - (i + 2) * interval '0.1 s',
+       now() - (i + 1) * interval '0.1 s', now() - i * interval '0.1 s', 1.5, 20
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i"""
 
 _RESULTS = f"""

@@ -109,3 +109,19 @@ def test_jobs_and_errors_fit_in_every_state(site: Site, looker: Looker) -> None:
     looker.look("jobs")
     page.goto(f"{site.url}/nowhere")
     looker.look("error")
+
+
+def test_the_status_fits_with_all_that_it_may_show(site: Site, looker: Looker) -> None:
+    page = looker.page
+    vgg16 = site.install("vgg16")
+    looker.send(upload("cat.png"), upload(LONG_NAME, hue=210), upload("other.png", hue=90))
+    site.work(vgg16, limit=1)
+    site.work(
+        vgg16, Failure("image_unreadable", "The image ends in the middle of its data."), limit=1
+    )
+    site.start_worker(vgg16)
+    site.start_worker(trouble="vgg16@0123456789ab does not fit: it needs 2.6 GB, and 1 GB is free.")
+    page.goto(f"{site.url}/status")
+    expect(page.locator(".plot-drawing")).to_have_count(2)
+    page.get_by_text("The hour as a table").click()
+    looker.look("status")

@@ -14,6 +14,7 @@ MINUTE = 10
 WIDTH = HOUR_MINUTES * MINUTE
 HEIGHT = 100
 _GAP = 1.5  # between two bars
+_DASH = 8  # what a minute without neighbours is drawn as
 _LEAST = 2.5  # so that one failure among thousands is seen
 
 OUTCOMES = ("succeeded", "failed", "expired", "canceled")
@@ -102,14 +103,17 @@ def _stack(number: int, ended: Mapping[str, int], top: int) -> list[Bar]:
 
 def _path(curve: Sequence[int | None], top: int) -> str:
     steps = []
-    for number, value in enumerate(curve):
+    befores, afters = [None, *curve[:-1]], [*curve[1:], None]
+    for number, (before, value, after) in enumerate(zip(befores, curve, afters, strict=True)):
         if value is None:
             continue
         x, y = (number + 0.5) * MINUTE, HEIGHT * (1 - value / top)
-        begins = number == 0 or curve[number - 1] is None
-        steps.append(f"{'M' if begins else 'L'}{x:g} {y:.2f}")
-        if begins:
-            steps.append("h0")  # a point, where the next minute has none
+        if before is not None:
+            steps.append(f"L{x:g} {y:.2f}")
+        elif after is not None:
+            steps.append(f"M{x:g} {y:.2f}")
+        else:
+            steps.append(f"M{x - _DASH / 2:g} {y:.2f} h{_DASH}")
     return " ".join(steps)
 
 

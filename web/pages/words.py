@@ -49,7 +49,9 @@ def size(size_bytes: int) -> str:
 
 
 def about(number: float) -> str:
-    """A rate, to two digits: `0`, `0.34`, `7.2`, `1,200`."""
+    """A rate, to two digits: `0`, `< 0.01`, `0.34`, `7.2`, `1,234`."""
+    if 0 < number < 0.01:  # noqa: PLR2004
+        return "< 0.01"
     if number >= 100:  # noqa: PLR2004 - whole numbers from there on
         return f"{number:,.0f}"
     return f"{number:.2g}"
