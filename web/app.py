@@ -9,12 +9,14 @@ from shared.queue import make_celery
 from shared.settings import Settings, load_settings
 from shared.storage.local import open_storage
 from web import headers, health, jobs, listing, models, openapi, pages, problems
+from web.renderer import Renderer
 from web.services import EXTENSION, ON_STOP, Services
 from web.waiting import Waiting
 
 _FORM_ROOM_BYTES = 64 * 1024  # the fields and boundaries around an image
 _FORM_MEMORY_BYTES = 512 * 1024
 _FORM_FIELDS = 20  # the options of a job, and some more
+_THREADS_LEFT = 2  # for other requests, while pictures are rendered
 _BROKER_SECONDS = 2.0  # only the bell's thread waits for the broker, and not for long
 
 
@@ -60,4 +62,8 @@ def _make_services(settings: Settings) -> Services:
         storage=open_storage(settings.data_dir),
         bell=Bell(celery),
         waiting=Waiting(database, most=settings.web_threads // 2),
+        renderer=Renderer(
+            max_pixels=settings.max_image_pixels,
+            most_threads=max(1, settings.web_threads - _THREADS_LEFT),
+        ),
     )

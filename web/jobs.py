@@ -10,8 +10,8 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Connection, Row
 
-from shared.errors import ObjectMissing, ProblemError
-from shared.jobs import queries, recording, transitions
+from shared.errors import ProblemError
+from shared.jobs import queries, transitions
 from shared.tables import TERMINAL
 from web.bodies import read_body
 from web.owners import current_owner
@@ -19,6 +19,7 @@ from web.preferences import idempotency_key, say_waited, wanted_wait_seconds
 from web.representation import job_json, queue_json
 from web.schemas import Queue
 from web.services import services
+from web.stored_images import image_response, stored_bytes
 from web.submission import accept
 from web.uploads import read_image
 
@@ -85,13 +86,8 @@ def delete(job_id: UUID) -> Response:
 def image(job_id: UUID) -> Response:
     """The image as it was stored."""
     row = _look(job_id).row
-    response = Response(_image_bytes(row), mimetype=row.media_type)
+    response = image_response(stored_bytes(row), row.media_type, etag=row.image, caching=_CACHING)
     response.headers["Content-Disposition"] = _inline(row.filename)
-    response.headers["Cache-Control"] = _CACHING
-    # These bytes are a stranger's: even opened by itself, nothing in them may run or load.
-    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    response.set_etag(row.image)
-    response.make_conditional(request)
     return response
 
 
@@ -142,17 +138,6 @@ def _answer(seen: _Seen) -> Response:
     if seen.waited is not None:
         say_waited(response, seen.waited)
     return response
-
-
-def _image_bytes(row: Row[Any]) -> bytes:
-    own = services()
-    if row.object is not None:
-        try:
-            return own.storage.read(row.object)
-        except ObjectMissing:
-            # The next submit of this image writes it anew.
-            recording.forget_object(own.database, row.image, row.object)
-    raise ProblemError("image_missing", "The stored image is gone.")
 
 
 def _inline(filename: str | None) -> str:

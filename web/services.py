@@ -8,6 +8,7 @@ from shared.bell import Bell
 from shared.database import Database
 from shared.settings import Settings
 from shared.storage.protocol import Storage
+from web.renderer import Renderer
 from web.waiting import Waiting
 
 EXTENSION = "classifier"
@@ -23,6 +24,7 @@ class Services:
     storage: Storage
     bell: Bell
     waiting: Waiting
+    renderer: Renderer
 
 
 def services() -> Services:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from shared.jobs.recording import Failure
-from tests.browser.conftest import Site, upload
+from tests.browser.conftest import Site, picture, upload
 
 pytestmark = pytest.mark.browser
 
@@ -308,3 +308,44 @@ def test_a_service_that_is_away_is_said_and_polling_goes_on(site: Site, visit: V
     page.evaluate("() => { window.fetch = window.kept; }")
     expect(page.locator("h1")).to_have_text(SENTENCE)
     expect(page.locator("#away")).to_be_hidden()
+
+
+def test_what_no_browser_shows_is_shown_as_a_preview(site: Site, visit: Visit) -> None:
+    serving(site)
+    page = visit()
+    page.goto(site.url)
+    page.set_input_files("#image", upload("holiday.heic.jpg", picture("HEIF")))
+    # Chromium can't show it, and says so with an icon rather than a broken picture.
+    expect(page.locator("span.chosen-picture.unseen")).to_be_visible()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    page.locator("#form").screenshot(path=OUTPUT / "form-heic.png")
+    page.get_by_role("button", name="Predict").click()
+    shown = page.get_by_role("img", name="The image you uploaded: holiday.heic.jpg")
+    expect(shown).to_be_visible()
+    expect(shown).to_have_js_property("naturalWidth", 320)
+    expect(page.locator(".facts")).to_contain_text("HEIC, 320 × 240 pixels")
+
+
+def test_a_picture_that_does_not_come_is_asked_for_again(site: Site, visit: Visit) -> None:
+    serving(site)
+    page = visit()
+    page.clock.install()
+    page.goto(site.url)
+    page.set_input_files("#image", [upload("a.png"), upload("b.png", hue=90)])
+    refused: list[str] = []
+
+    def refuse(route: Route) -> None:
+        refused.append(route.request.url)
+        if route.request.url == refused[0]:
+            # An empty picture fails as a refusal does, and leaves the console quiet.
+            route.fulfill(status=200, content_type="image/png", body=b"")
+        else:
+            route.continue_()
+
+    page.route("**/thumbnail", refuse)
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator(".job-picture img[data-picture=again]")).to_have_count(1)
+    page.clock.fast_forward(4000)
+    expect(page.locator(".no-picture")).to_have_text("No preview")
+    expect(page.locator(".job-picture img")).to_have_count(1)
+    assert len(refused) == 3

@@ -26,6 +26,11 @@ _ADVICE = {
     "deadline_passed": "Upload the image again, with a later deadline or none.",
 }
 _AGAIN = "Upload the image again."
+# What browsers show by themselves; anything else is rendered for them.
+_SHOWN_BY_BROWSERS = frozenset(
+    f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "avif")
+)
+_CANNOT_BE_SHOWN = frozenset({"image_unreadable", "image_too_large", "image_missing"})
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class JobView:
         headline: The heading of its page.
         short: The same among several, where the picture's name stands beside it.
         pending: Whether it may still change.
+        image: Where the picture is, in a form that browsers show; None where it can't be shown.
+        thumbnail: The same, small.
+        picture_note: What stands below, or instead of, the picture.
         facts: The small print, as (name, value).
     """
 
@@ -57,7 +65,9 @@ class JobView:
     headline: str
     json: str
     page: str
-    image: str | None
+    image: str | None = None
+    thumbnail: str | None = None
+    picture_note: str = ""
     short: str = ""
     pending: bool = False
     sentences: tuple[str, ...] = ()
@@ -97,10 +107,10 @@ def view_job(
         headline=job["status"].capitalize(),
         json=job["links"]["self"],
         page=job["links"]["html"],
-        image=job["links"]["image"] if row.object is not None else None,
         facts=_facts(job),
         model_view=next((model for model in models if model.name == row.model), None),
     )
+    _show_picture(view, row, job)
     if job["status"] == "queued":
         _tell_queued(view, row, queue, workers)
     elif job["status"] == "running":
@@ -117,6 +127,19 @@ def view_job(
         view.headline = "The deadline passed before the job’s turn came"
         view.advice = _ADVICE["deadline_passed"]
     return view
+
+
+def _show_picture(view: JobView, row: Row[Any], job: Job) -> None:
+    shown = job["image"]["media_type"] in _SHOWN_BY_BROWSERS
+    if row.object is None:
+        view.picture_note = "The image is no longer stored."
+    elif row.error_code in _CANNOT_BE_SHOWN:
+        view.picture_note = "The image cannot be shown."
+    else:
+        view.image = job["links"]["image"] if shown else f"{view.page}/preview"
+        view.thumbnail = f"{view.page}/thumbnail"
+        if job["image"]["animated"]:
+            view.picture_note = "It has several frames or pages. The model sees the first."
 
 
 def _tell_queued(
@@ -183,6 +206,9 @@ def _facts(job: Job) -> list[tuple[str, str]]:
     facts = [
         ("Model", f"{model['name']}@{model['version']}" if model["version"] else model["name"])
     ]
+    image = job["image"]
+    kind = image["media_type"].removeprefix("image/").upper()
+    facts.append(("Image", f"{kind}, {image['width']:,} × {image['height']:,} pixels"))
     if job["reused"]:
         facts.append(("Answer", "answered from an earlier result of the same image"))
     timings = job["timings"]

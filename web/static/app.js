@@ -3,6 +3,8 @@
 (() => {
   "use strict";
   const byId = (id) => document.getElementById(id);
+  const element = (tag, className, text) =>
+    Object.assign(document.createElement(tag), { className, textContent: text || "" });
 
   // ---- Parts that refresh themselves -----------------------------------------------------------
   // Elements marked data-live are replaced by those of the same id in a new answer, for as long as
@@ -65,6 +67,24 @@
   if (address) history.replaceState(history.state, "", address);
   start();
 
+  // ---- Pictures that do not come ----------------------------------------------------------------
+  // A rendered picture is refused while too many are being rendered: it is asked for once more.
+  const AGAIN_MS = 3000;
+  const missed = (picture) => {
+    if (picture.dataset.picture === "again") {
+      picture.replaceWith(element("p", "no-picture", "No preview"));
+    } else {
+      picture.dataset.picture = "again";
+      setTimeout(() => { picture.src = picture.src; }, AGAIN_MS);
+    }
+  };
+  document.addEventListener("error", ({ target }) => {
+    if (target instanceof HTMLImageElement && "picture" in target.dataset) missed(target);
+  }, true);
+  for (const picture of document.querySelectorAll("img[data-picture]")) {
+    if (picture.complete && !picture.naturalWidth) missed(picture);
+  }
+
   // ---- Copy a command --------------------------------------------------------------------------
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
@@ -88,9 +108,6 @@
   const size = (bytes) =>
     bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
-  const element = (tag, className, text) =>
-    Object.assign(document.createElement(tag), { className, textContent: text || "" });
-
   const show = () => {
     for (const picture of chosen.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
     chosen.replaceChildren(
@@ -98,7 +115,10 @@
         const item = element("li", "chosen-item");
         const picture = element("img", "chosen-picture");
         picture.alt = "";
-        picture.addEventListener("error", () => picture.removeAttribute("src"));
+        picture.addEventListener("error", () => {
+          URL.revokeObjectURL(picture.src);
+          picture.replaceWith(element("span", "chosen-picture unseen"));
+        });
         picture.src = URL.createObjectURL(file);
         const remove = element("button", "btn-close btn-sm");
         remove.type = "button";
