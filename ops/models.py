@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")  # it is part of queue names an
 _PREPROCESSINGS = ("scale", "vgg16")
 
 Labels = Sequence[tuple[str, str]]
-Check = Callable[[ModelSpec, Path], None]
+Check = Callable[[ModelSpec, Labels, Path], None]
 
 
 class NotAModel(ServiceError):
@@ -159,7 +159,7 @@ def install_directory(
         raise NotAModel(f"{name} is a model with a fixed architecture: give it a weights file")
     spec, labels = read_directory(directory)
     if check is not None:
-        check(spec, directory)
+        check(spec, labels, directory)
     return install_files(database, storage, name, spec, labels, directory / spec.weights)
 
 

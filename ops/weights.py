@@ -29,8 +29,8 @@ def import_weights(
     """
     with _extracted(file, work_dir) as weights:
         spec = entry_spec(entry, weights, weights.name)
-        check(spec, weights.parent)
         labels = read_labels(entry.labels)
+        check(spec, labels, weights.parent)
         return install_files(database, storage, entry.name, spec, labels, weights)
 
 

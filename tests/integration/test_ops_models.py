@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 from ops.catalogue import BUNDLED, DOWNLOADS, read_labels
-from ops.models import NotAModel, install_directory, prepare, version_of
+from ops.models import Labels, NotAModel, install_directory, prepare, version_of
 from ops.weights import import_weights
 from shared import models
 from shared.database import Database
@@ -37,7 +37,7 @@ class Place:
         self.refuses = False
         prepare(self.database, self.storage)
 
-    def check(self, spec: ModelSpec, directory: Path) -> None:
+    def check(self, spec: ModelSpec, labels: Labels, directory: Path) -> None:
         self.checked.append((spec, sorted(path.name for path in directory.iterdir())))
         if self.refuses:
             raise ServiceError("it cannot be loaded")

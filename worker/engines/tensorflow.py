@@ -1,19 +1,18 @@
 """The reference engine: Keras on TensorFlow, one concrete function with a free batch dimension."""
 
-import os
-from collections.abc import Callable
+import ctypes
+import gc
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# TensorFlow's start-up lines about the CPU help nobody; its warnings and errors stay.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from shared.models import ModelSpec
+from worker.engines import keras_model
 from worker.engines.protocol import ModelUnloadable, OutOfMemory
 
 
@@ -28,11 +27,12 @@ class TensorFlowEngine:
 
     def load(self, spec: ModelSpec, directory: Path) -> None:
         """See `Engine.load`."""
-        model = _build(spec, directory)
-        preprocess = _preprocessing(spec)
+        model = keras_model.build(spec, directory)
+        preprocess = keras_model.preprocessing(spec)
 
         def serve(batch: Any) -> Any:
-            return model(preprocess(tf.cast(batch, tf.float32)), training=False)
+            output = model(preprocess(tf.cast(batch, tf.float32)), training=False)
+            return tf.cast(output, tf.float32)
 
         # Traced once, for any batch size: nothing is traced while serving, nothing padded.
         shape = tf.TensorSpec((None, spec.height, spec.width, 3), tf.uint8)
@@ -48,39 +48,45 @@ class TensorFlowEngine:
             raise OutOfMemory(f"no memory for a batch of {len(batch)}") from error
         return scores
 
+    def __del__(self) -> None:
+        """Give the memory back at once, to the system: another model may be waiting for it.
 
-def check_weights(spec: ModelSpec, directory: Path) -> None:
-    """Prove that a version can be loaded, by loading it.
+        A model and its graph hold each other in circles, and the C library keeps what is freed.
+        """
+        if self._forward is not None and not sys.is_finalizing():
+            self._forward = None
+            gc.collect()
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+            if trim is not None:
+                trim(0)
+
+
+def check_weights(spec: ModelSpec, labels: Sequence[tuple[str, str]], directory: Path) -> None:
+    """Prove that a version can be served: it loads, passes an image, and its output fits.
 
     Raises:
         ModelUnloadable: It cannot, and why.
     """
-    _build(spec, directory)
-
-
-def _build(spec: ModelSpec, directory: Path) -> keras.Model:
-    path = directory / spec.weights
+    model = keras_model.build(spec, directory)
+    numbers = model.output_shape[-1]
+    if spec.output == "embedding":
+        if labels:
+            raise ModelUnloadable(f"an embedding has no labels, and {len(labels)} were given")
+    else:
+        if numbers != len(labels):
+            raise ModelUnloadable(f"the model gives {numbers} scores for {len(labels)} labels")
+        found = keras_model.last_activation(model)
+        if found not in {None, spec.activation}:
+            raise ModelUnloadable(
+                f"the activation is said to be {spec.activation}, but the model's last layer has "
+                f"{found}"
+            )
+    grey = np.full((1, spec.height, spec.width, 3), 127, np.float32)
     try:
-        if spec.architecture == "directory":
-            # Safe mode refuses code in the file (Lambda layers); it is the default, and said here.
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        else:
-            constructor = getattr(keras.applications, spec.architecture)
-            model = constructor(weights=None, **spec.options)
-            model.load_weights(path)
-    except Exception as error:  # Keras raises ValueError, KeyError, OSError, TypeError and others
+        output = model(keras_model.preprocessing(spec)(tf.constant(grey)), training=False)
+    except tf.errors.OpError as error:
+        raise ModelUnloadable(f"the model fails on a grey image: {error.message}") from error
+    if not np.isfinite(output).all():
         raise ModelUnloadable(
-            f"{path.name} is not a weights file of {spec.architecture}: {error}"
-        ) from error
-    expected = (None, spec.height, spec.width, 3)
-    if tuple(model.input_shape) != expected:
-        raise ModelUnloadable(f"the model takes {model.input_shape}, not {expected}")
-    return model
-
-
-def _preprocessing(spec: ModelSpec) -> Callable[[Any], Any]:
-    if spec.preprocessing == "scale":
-        return lambda batch: batch * spec.scale + spec.offset
-    module = getattr(keras.applications, spec.preprocessing)
-    preprocess: Callable[[Any], Any] = module.preprocess_input
-    return preprocess
+            "the model gives numbers that are not finite for a grey image; its weights are damaged"
+        )
