@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 WIDTH = 110
@@ -17,26 +18,27 @@ _MASKS = (
 _SCORE_TOLERANCE = 0.01  # processors differ in the last digits; a score is looked at all the same
 # What depends on the moment: any number, or none.
 _OF_THE_MOMENT = {"position", "eta_seconds", "workers", "images_per_second", "inference_ms"}
-# A job may have gone on since it was submitted, before it was answered.
-_OF_ITS_STATE = {
-    "status",
-    "attempt",
-    "started_at",
-    "finished_at",
-    "queue",
-    "predictions",
-    "timings",
-}
+_MORE = "…"
 
 
 def parse(shown: str) -> Any:
-    """JSON in which a list may end with `…`, which stands for more of the same."""
-    return json.loads(re.sub(r"…(\s*\])", r'"…"\1', shown))
+    """JSON in which a list or an object may end with `…`, which stands for more of it."""
+    shown = re.sub(r"…(\s*\])", rf'"{_MORE}"\1', shown)
+    return json.loads(re.sub(r"…(\s*\})", rf'"{_MORE}": "{_MORE}"\1', shown))
 
 
-def ids(value: str) -> list[str]:
-    """The ids in a text, in their order."""
-    return _UUID.findall(value)
+def pairs(shown: Any, real: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Ids and cursors of a page, each with what it is in the real answer."""
+    if isinstance(shown, dict) and isinstance(real, dict):
+        for name in shown.keys() & real.keys():
+            yield from pairs(shown[name], real[name], name)
+    elif isinstance(shown, list) and isinstance(real, list):
+        for one, other in zip(shown, real, strict=False):
+            yield from pairs(one, other)
+    elif isinstance(shown, str) and isinstance(real, str):
+        if key == "next_cursor":
+            yield shown, real
+        yield from zip(_UUID.findall(shown), _UUID.findall(real), strict=False)
 
 
 def mask(text: str) -> str:
@@ -57,7 +59,7 @@ def differences(shown: Any, real: Any, key: str = "the answer") -> Iterator[str]
 
 
 def _list_differences(shown: list[Any], real: list[Any], key: str) -> Iterator[str]:
-    more = shown[-1:] == ["…"]
+    more = shown[-1:] == [_MORE]
     shown = shown[: len(shown) - more]
     if len(real) < len(shown) or (len(real) > len(shown) and not more):
         yield f"{key} has {len(real)} entries, not {len(shown)}"
@@ -66,12 +68,11 @@ def _list_differences(shown: list[Any], real: list[Any], key: str) -> Iterator[s
 
 
 def _dict_differences(shown: dict[str, Any], real: dict[str, Any], key: str) -> Iterator[str]:
-    if missing := shown.keys() - real.keys():
+    if missing := shown.keys() - real.keys() - {_MORE}:
         yield f"{key} has no {', '.join(sorted(missing))}"
-    if unsaid := real.keys() - shown.keys():
+    if (unsaid := real.keys() - shown.keys()) and _MORE not in shown:
         yield f"{key} has {', '.join(sorted(unsaid))} too"
-    went_on = shown.get("status") == "queued" and real.get("status") in ("running", "succeeded")
-    for name in shown.keys() & real.keys() - (_OF_ITS_STATE if went_on else set()):
+    for name in shown.keys() & real.keys():
         yield from differences(shown[name], real[name], name)
 
 
@@ -79,6 +80,8 @@ def _alike(shown: Any, real: Any, key: str) -> bool:
     """Whether one plain value could stand for the other."""
     if key in _OF_THE_MOMENT:
         return _is_number_or_none(shown) and _is_number_or_none(real)
+    if key == "next_cursor":
+        return isinstance(shown, str) is isinstance(real, str)
     if key == "score":
         return abs(shown - real) <= _SCORE_TOLERANCE
     if isinstance(shown, float) and isinstance(real, float):
@@ -102,14 +105,28 @@ def text_differences(shown: str, real: str) -> Iterator[str]:
         yield f"it says:\n{real}"
 
 
+def abridged(shown: Any, real: Any) -> Any:
+    """The real answer, cut where the page cuts it, and in long lists of numbers."""
+    if isinstance(shown, dict) and isinstance(real, dict):
+        names = [name for name in real if name in shown] if _MORE in shown else list(real)
+        cut = {name: abridged(shown.get(name), real[name]) for name in names}
+        return cut | {_MORE: _MORE} if _MORE in shown else cut
+    if isinstance(real, list):
+        shown = shown if isinstance(shown, list) else []
+        many = len(real) > _SHOWN_NUMBERS and isinstance(real[0], float)
+        kept = _SHOWN_NUMBERS if many else len(shown) - 1 if shown[-1:] == [_MORE] else len(real)
+        cut = [abridged(one, other) for one, other in zip_longest(shown[:kept], real[:kept])]
+        return [*cut, _MORE] if kept < len(real) else cut
+    return real
+
+
 def show(value: Any, indent: int = 0, before: int = 0) -> str:
-    """JSON as the pages show it: what fits into a line is one; of many numbers the first.
+    """JSON as the pages show it: what fits into a line is one; `…` stands bare.
 
     `before` is how much stands before it in its line.
     """
-    if isinstance(value, list) and len(value) > _SHOWN_NUMBERS and isinstance(value[0], float):
-        return f"[{', '.join(map(json.dumps, value[:_SHOWN_NUMBERS]))}, …]"
-    flat = json.dumps(value, ensure_ascii=False)
+    flat = json.dumps(value, ensure_ascii=False).replace(f'"{_MORE}": "{_MORE}"', _MORE)
+    flat = flat.replace(f'"{_MORE}"', _MORE)
     parts = value.values() if isinstance(value, dict) else value
     if not isinstance(value, dict | list) or not value:
         return flat
@@ -118,7 +135,7 @@ def show(value: Any, indent: int = 0, before: int = 0) -> str:
         return flat
     pad = " " * (indent + 2)
     if isinstance(value, dict):
-        starts = [f"{pad}{json.dumps(name)}: " for name in value]
+        starts = [pad if name == _MORE else f"{pad}{json.dumps(name)}: " for name in value]
     else:
         starts = [pad] * len(value)
     lines = [

@@ -4,12 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.docs.answers import differences, parse, show, text_differences
+from tests.docs.answers import abridged, differences, pairs, parse, show, text_differences
 
 ONE = "01a20fd3-2bc5-77e0-b90a-da03cdbfed9f"
 OTHER = "01a21045-e6f5-714f-9f85-c6528b6ee391"
-QUEUED = {"status": "queued", "attempt": 0, "finished_at": None, "filename": "a.png"}
-ENDED = {"status": "succeeded", "attempt": 1, "finished_at": "2026-01-01T00:00:00Z"}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +19,8 @@ ENDED = {"status": "succeeded", "attempt": 1, "finished_at": "2026-01-01T00:00:0
         ({"total_ms": 1.5}, {"total_ms": 900.0}),
         ({"eta_seconds": None}, {"eta_seconds": 1.5}),
         (parse("[1, 2, …]"), [1, 2, 3, 4]),
-        (QUEUED, {**ENDED, "filename": "a.png"}),
+        (parse('{"a": 1, …}'), {"a": 1, "b": 2}),
+        ({"next_cursor": "eyJ"}, {"next_cursor": "abc"}),
     ],
 )
 def test_what_differs_each_time_is_alike(shown: Any, real: Any) -> None:
@@ -40,8 +39,9 @@ def test_what_differs_each_time_is_alike(shown: Any, real: Any) -> None:
         ({"reused": False}, {"reused": 0}),
         ([1, 2], [1, 2, 3]),
         (parse("[1, 2, …]"), [1, 3, 4]),
-        (QUEUED, {**ENDED, "filename": "b.png"}),
-        (QUEUED, {**QUEUED, "status": "failed"}),
+        (parse('{"a": 1, …}'), {"a": 2, "b": 2}),
+        (parse('{"a": 1, …}'), {"b": 2}),
+        ({"next_cursor": "eyJ"}, {"next_cursor": None}),
     ],
 )
 def test_what_a_reader_would_notice_is_not(shown: Any, real: Any) -> None:
@@ -55,6 +55,20 @@ def test_of_texts_the_numbers_and_the_spaces_do_not_count() -> None:
 
 def test_what_is_shown_can_be_read_again() -> None:
     value = {"a": [0.5] * 100, "b": {"c": ["x" * 60, "y" * 60]}, "d": [], "e": {"f": None}}
-    shown = show(value)
+    shown = show(abridged({"d": 1}, value))
     assert max(map(len, shown.splitlines())) < 111
     assert list(differences(parse(shown), value)) == []
+
+
+def test_a_page_that_is_written_anew_is_cut_where_it_was() -> None:
+    old = parse('{"a": [{"b": 1, …}, …], "c": 3}')
+    real = {"a": [{"b": 2, "x": 3}, {"b": 4}], "c": 5, "d": 6}
+    new = abridged(old, real)
+    assert new == parse('{"a": [{"b": 2, …}, …], "c": 5, "d": 6}')
+    assert parse(show(new)) == new
+
+
+def test_ids_and_cursors_are_paired() -> None:
+    shown = {"data": [{"links": f"/v1/jobs/{ONE}"}], "next_cursor": "old"}
+    real = {"data": [{"links": f"/v1/jobs/{OTHER}"}], "next_cursor": "new"}
+    assert dict(pairs(shown, real)) == {ONE: OTHER, "old": "new"}
