@@ -125,3 +125,29 @@ def test_the_status_fits_with_all_that_it_may_show(site: Site, looker: Looker) -
     expect(page.locator(".plot-drawing")).to_have_count(2)
     page.get_by_text("The hour as a table").click()
     looker.look("status")
+
+
+def test_the_history_fits_in_every_state(
+    site: Site, looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.pages.history._PAGE_JOBS", 4)
+    page, address = looker.page, f"{site.url}/history"
+    page.goto(address)
+    looker.look("history-empty")
+    vgg16 = site.install("vgg16")
+    site.start_worker(vgg16)
+    site.submit("cat.png")
+    site.work(vgg16)
+    site.submit(LONG_NAME, hue=60)
+    site.work(vgg16, [("n02107312", "Staffordshire_bullterrier,_Staffordshire_bull_terrier", 0.5)])
+    site.submit("broken.png", hue=90)
+    site.work(vgg16, Failure("image_unreadable", "The image ends in the middle of its data."))
+    site.submit("running.png", hue=120)
+    site.work(vgg16, None)
+    site.submit("waiting.png", hue=150)
+    page.goto(f"{address}?status=failed&status=succeeded&model=vgg16")
+    page.locator("summary").click()
+    looker.look("history-filtered")
+    page.goto(address)
+    expect(page.locator("#older")).to_be_visible()
+    looker.look("history")

@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from shared.database import utc_now
 from shared.errors import CODES
 from web.pages.model_views import ModelView, absence
-from web.pages.words import counted, duration, percent
+from web.pages.words import counted, duration, percent, time_of
 from web.representation import job_json, serving_version
 from web.schemas import Job, Queue
 
@@ -32,6 +33,15 @@ _SHOWN_BY_BROWSERS = frozenset(
 )
 _CANNOT_BE_SHOWN = frozenset({"image_unreadable", "image_too_large", "image_missing"})
 
+BADGES = {
+    "queued": "Waiting",
+    "running": "Running",
+    "succeeded": "Done",
+    "failed": "Failed",
+    "canceled": "Canceled",
+    "expired": "Expired",
+}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -51,6 +61,7 @@ class JobView:
         headline: The heading of its page.
         short: The same among several, where the picture's name stands beside it.
         pending: Whether it may still change.
+        created_at, created: When it was handed in, for programs and for people.
         image: Where the picture is, in a form that browsers show; None where it can't be shown.
         thumbnail: The same, small.
         picture_note: What stands below, or instead of, the picture.
@@ -65,6 +76,8 @@ class JobView:
     headline: str
     json: str
     page: str
+    created_at: str
+    created: str
     image: str | None = None
     thumbnail: str | None = None
     picture_note: str = ""
@@ -103,10 +116,12 @@ def view_job(
         filename=job["filename"],
         status=job["status"],
         tone="plain",
-        badge=job["status"].capitalize(),
+        badge=BADGES[job["status"]],
         headline=job["status"].capitalize(),
         json=job["links"]["self"],
         page=job["links"]["html"],
+        created_at=job["created_at"],
+        created=time_of(row.created_at, utc_now()),
         facts=_facts(job),
         model_view=next((model for model in models if model.name == row.model), None),
     )
@@ -114,7 +129,7 @@ def view_job(
     if job["status"] == "queued":
         _tell_queued(view, row, queue, workers)
     elif job["status"] == "running":
-        view.tone, view.badge, view.pending = "busy", "Running", True
+        view.tone, view.pending = "busy", True
         view.headline = "Classifying the image…"
     elif job["status"] == "succeeded":
         _tell_succeeded(view, job)
@@ -145,7 +160,7 @@ def _show_picture(view: JobView, row: Row[Any], job: Job) -> None:
 def _tell_queued(
     view: JobView, row: Row[Any], queue: Queue | None, workers: Sequence[Row[Any]]
 ) -> None:
-    view.tone, view.badge, view.pending = "wait", "Waiting", True
+    view.tone, view.pending = "wait", True
     model = view.model_view
     if row.not_before is not None:
         view.headline = "Waiting to read the image again"
@@ -178,7 +193,7 @@ def _place(queue: Queue) -> str:
 
 
 def _tell_succeeded(view: JobView, job: Job) -> None:
-    view.tone, view.badge = "good", "Done"
+    view.tone = "good"
     view.scores = [
         Score(each["label"], each["score"], percent(each["score"]))
         for each in job["predictions"] or ()
@@ -193,7 +208,7 @@ def _tell_succeeded(view: JobView, job: Job) -> None:
 
 
 def _tell_failed(view: JobView, job: Job) -> None:
-    view.tone, view.badge = "bad", "Failed"
+    view.tone = "bad"
     error = job["error"]
     if error is not None:
         view.headline = CODES[error["code"]].title

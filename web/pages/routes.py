@@ -12,10 +12,11 @@ from shared.errors import ProblemError, Unavailable
 from shared.images import NAMES
 from shared.jobs import queries, transitions
 from shared.jobs.intake import JobOptions
-from shared.tables import LANES, jobs
+from shared.tables import LANES
 from web import submission
 from web.owners import current_owner
 from web.pages.form import Refusal, Submitted, refusal, submit_form
+from web.pages.history import history
 from web.pages.job_views import JobView, view_job
 from web.pages.model_views import view_models
 from web.pages.statistics import statistics
@@ -31,6 +32,7 @@ _SAMPLES = Path(__file__).parent.parent / "static" / "samples"
 _SAMPLES_MODEL = "digits"
 
 pages = Blueprint("pages", __name__)
+pages.register_blueprint(history)
 
 
 @pages.after_request
@@ -169,13 +171,10 @@ def _form_page(submitted: Submitted | None = None) -> Response:
 def _jobs_page(ids: list[UUID], refused: list[Refusal]) -> Response:
     own = services()
     with own.database.read() as connection:
-        found = connection.execute(
-            queries.job_rows(current_owner()).where(jobs.c.id.in_(ids))
-        ).all()
+        rows = queries.find_many(connection, current_owner(), ids)
         models = view_models(connection, default=own.settings.default_model)
         workers = queries.serving_workers(connection)
-    rows = {row.id: row for row in found}
-    views = [view_job(rows[id_], models, workers) for id_ in ids if id_ in rows]
+    views = [view_job(row, models, workers) for row in rows]
     if not views:
         raise ProblemError("not_found", "These jobs are no longer there.")
     done = sum(not view.pending for view in views)

@@ -1,5 +1,7 @@
 """Numbers and counts as people read them."""
 
+from datetime import datetime
+
 
 def percent(score: float) -> str:
     """A score as the tutorial prints it: `61.23%`."""
@@ -21,6 +23,12 @@ def duration(milliseconds: float) -> str:
     if seconds < 90:  # noqa: PLR2004 - units
         return f"{seconds:.0f} s"
     return f"{seconds / 60:,.0f} min"
+
+
+def time_of(moment: datetime, now: datetime) -> str:
+    """`3 Nov, 09:05 UTC`; with the year unless it is this one."""
+    year = "" if moment.year == now.year else f" {moment.year}"
+    return f"{moment.day} {moment:%b}{year}, {moment:%H:%M} UTC"
 
 
 def counted(count: int, singular: str, plural: str) -> str:

@@ -14,6 +14,9 @@
   const address = document.body.dataset.refresh;
   let pause = FIRST_MS;
   let timer;
+  // As the server made them: what scripts changed since does not count.
+  const served = new Map();
+  for (const part of document.querySelectorAll("[data-live]")) served.set(part.id, part.outerHTML);
 
   const schedule = () => {
     clearTimeout(timer);
@@ -23,14 +26,26 @@
     }
   };
 
+  // The same picture again would be blank for a moment.
+  const keepPictures = (old, next) => {
+    const seen = new Map();
+    for (const picture of old.querySelectorAll("img")) seen.set(picture.getAttribute("src"), picture);
+    for (const picture of next.querySelectorAll("img")) {
+      const kept = seen.get(picture.getAttribute("src"));
+      if (kept) picture.replaceWith(kept);
+    }
+  };
+
   const swap = (fresh) => {
     let changed = false;
     const focused = document.activeElement && document.activeElement.id;
     for (const old of document.querySelectorAll("[data-live]")) {
       const next = fresh.getElementById(old.id);
       // A list that is being chosen from is left alone until the next time.
-      if (!next || next.outerHTML === old.outerHTML || old === document.activeElement) continue;
+      if (!next || next.outerHTML === served.get(old.id) || old === document.activeElement) continue;
+      served.set(old.id, next.outerHTML);
       const chosen = old.value;
+      keepPictures(old, next);
       if (next.dataset.announce && next.dataset.announce !== old.dataset.announce) {
         byId("announce").textContent = next.dataset.announce;
       }
@@ -84,6 +99,12 @@
   for (const picture of document.querySelectorAll("img[data-picture]")) {
     if (picture.complete && !picture.naturalWidth) missed(picture);
   }
+
+  // ---- Ask before what cannot be undone ---------------------------------------------------------
+  document.addEventListener("submit", (event) => {
+    const question = event.target.dataset.confirm;
+    if (question && !window.confirm(question)) event.preventDefault();
+  });
 
   // ---- Copy a command --------------------------------------------------------------------------
   document.addEventListener("click", async (event) => {
