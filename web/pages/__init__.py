@@ -6,7 +6,6 @@ from flask import Flask
 from flask_bootstrap import Bootstrap5
 from markupsafe import Markup, escape
 
-from web.pages.previews import previews
 from web.pages.routes import pages
 from web.pages.statistics import STATISTICS, Statistics
 from web.services import EXTENSION
@@ -22,7 +21,6 @@ def register(app: Flask) -> None:
     own = app.extensions[EXTENSION]
     app.extensions[STATISTICS] = Statistics(own.database, own.storage, own.settings)
     app.register_blueprint(pages)
-    app.register_blueprint(previews)
 
 
 def mark_commands(text: str) -> Markup:

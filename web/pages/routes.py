@@ -19,6 +19,7 @@ from web.pages.form import Refusal, Submitted, refusal, submit_form
 from web.pages.history import history
 from web.pages.job_views import JobView, view_job
 from web.pages.model_views import view_models
+from web.pages.previews import previews
 from web.pages.statistics import statistics
 from web.pages.status import existing_jobs, view_status
 from web.pages.words import counted, megabytes
@@ -33,6 +34,7 @@ _SAMPLES_MODEL = "digits"
 
 pages = Blueprint("pages", __name__)
 pages.register_blueprint(history)
+pages.register_blueprint(previews)
 
 
 @pages.after_request
