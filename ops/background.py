@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from ops.catalogue import DOWNLOADS
-from ops.download import Busy, pull
+from ops.catalogue import APPLICATIONS, DOWNLOADS
+from ops.download import pull
 from ops.fetch import Interrupted
+from ops.lease import Busy
 from shared import models
 from shared.database import Database
 from shared.errors import ServiceError, Unavailable
@@ -43,7 +45,7 @@ def run_background(settings: Settings) -> int:
     stop = threading.Event()
     database = Database(settings.database, pool_size=4)
     storage = open_storage(settings.data_dir)
-    rounds: tuple[tuple[str, Callable[[], None]], ...] = (
+    rounds: list[tuple[str, Callable[[], None]]] = [
         (
             "recovery",
             lambda: _repeat(
@@ -57,8 +59,12 @@ def run_background(settings: Settings) -> int:
             "sweep",
             lambda: _repeat(Sweep(database, storage, settings), settings.sweep_seconds, stop),
         ),
-        ("download", lambda: _download(database, storage, settings, stop)),
-    )
+    ]
+    # Each in a thread of its own: where no network answers, each of them says so within seconds.
+    for name in _downloads(settings):
+        rounds.append(
+            (f"download-{name}", partial(_download, database, storage, settings, name, stop))
+        )
     threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in rounds]
     for thread in threads:
         thread.start()
@@ -86,25 +92,27 @@ def _repeat(
         stop.wait(seconds)
 
 
+def _downloads(settings: Settings) -> list[str]:
+    """The wanted models that can be downloaded."""
+    named = list(dict.fromkeys(settings.download))
+    for name in named:
+        if name not in DOWNLOADS:
+            log.error("download_unknown", model=name, known=sorted(APPLICATIONS))
+    return [name for name in named if name in DOWNLOADS]
+
+
 def _download(
-    database: Database, storage: Storage, settings: Settings, stop: threading.Event
+    database: Database, storage: Storage, settings: Settings, name: str, stop: threading.Event
 ) -> None:
-    """Fetch the weights of the wanted models that are not installed, until they are."""
-    due = dict.fromkeys(settings.download, 0.0)
-    for name in sorted(due.keys() - DOWNLOADS.keys()):
-        log.error("download_unknown", model=name, known=sorted(DOWNLOADS))
-        del due[name]
+    """Fetch the weights of a wanted model until it is installed, and whenever it is not."""
     while not stop.is_set():
-        for name in sorted(due):
-            if time.monotonic() >= due[name] and not stop.is_set():
-                due[name] = time.monotonic() + _try(database, storage, settings, name, stop)
-        stop.wait(_LOOK_SECONDS)
+        stop.wait(_try(database, storage, settings, name, stop))
 
 
 def _try(
     database: Database, storage: Storage, settings: Settings, name: str, stop: threading.Event
 ) -> float:
-    """Fetch one model; returns after how many seconds to look again."""
+    """Fetch the model; returns after how many seconds to look again."""
     try:
         if _is_installed(database, name):
             return _LOOK_SECONDS

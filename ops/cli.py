@@ -122,12 +122,12 @@ def db() -> None:
 @with_settings(role="db")
 def upgrade(settings: "Settings", as_json: bool) -> int:
     """Bring the schema up to date and make the bundled models known."""
-    from ops.models import prepare
+    from ops.models import prepare, wanted
     from shared.database import Database
     from shared.storage.local import open_storage
 
     database = Database(settings.database, pool_size=2)
-    prepare(database, open_storage(settings.data_dir))
+    prepare(database, open_storage(settings.data_dir), wanted(settings))
     database.close()
     click.echo(json.dumps({"upgraded": True}) if as_json else "The database is up to date.")
     return 0
@@ -135,8 +135,10 @@ def upgrade(settings: "Settings", as_json: bool) -> int:
 
 def main() -> None:
     """Run the command line; our own errors are one line, and the exit code tells the kind."""
+    from ops.cli_import import import_model
     from ops.cli_models import models_group
 
+    models_group.add_command(import_model)
     cli.add_command(models_group)
     try:
         code = cli.main(prog_name="classify", standalone_mode=False)

@@ -1,7 +1,6 @@
-"""`classify models`: what is installed, and installing more."""
+"""`classify models`: what is installed, fetching more, and switching versions."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,13 +24,14 @@ def models_group() -> None:
 @with_settings(role="models")
 def list_models(settings: "Settings", as_json: bool) -> int:
     """Show every known model, its state and its versions."""
-    database, _ = _open(settings)
+    database, _ = open_registry(settings)
     found = _described(database)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return 0
+    width = max((len(model["name"]) for model in found), default=0)
     for model in found:
-        click.echo(f"{model['name']:<12} {model['state']:<12} {model['detail']}")
+        click.echo(f"{model['name']:<{width}} {model['state']:<12} {model['detail']}")
         for version in model["versions"]:
             mark = "current" if version["version"] == model["current"] else ""
             click.echo(f"  {version['version']}  {version['size_bytes'] / 2**20:8.1f} MiB  {mark}")
@@ -45,12 +45,15 @@ def list_models(settings: "Settings", as_json: bool) -> int:
 def pull(settings: "Settings", name: str, as_json: bool) -> int:
     """Download a model's weights and install them."""
     from ops import download
-    from ops.catalogue import DOWNLOADS
+    from ops.catalogue import APPLICATIONS, DOWNLOADS
     from ops.progress import Progress
 
     if name not in DOWNLOADS:
-        raise ServiceError(f"{name} cannot be downloaded. These can: {', '.join(DOWNLOADS)}.")
-    database, storage = _open(settings)
+        raise ServiceError(
+            f"{name} cannot be downloaded. These can, also as NAME-avg or NAME-max (embeddings): "
+            f"{', '.join(APPLICATIONS)}."
+        )
+    database, storage = open_registry(settings)
     with Progress(f"Downloading {name}") as progress:
         version = download.pull(
             database,
@@ -60,44 +63,7 @@ def pull(settings: "Settings", name: str, as_json: bool) -> int:
             settings.data_dir / "downloads",
             progress=progress,
         )
-    return _say_installed(name, version, as_json)
-
-
-@models_group.command("import")
-@click.argument("name")
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
-@as_json
-@with_settings(role="models")
-def import_model(settings: "Settings", name: str, file: Path, as_json: bool) -> int:
-    """Install a model from a weights file, or one of your own from its directory.
-
-    For vgg16 FILE is a weights file (.weights.h5, .h5 or .keras); for a model of your own it is a
-    directory with model.keras, labels.txt and model.toml.
-    """
-    from ops.catalogue import DOWNLOADS
-    from ops.models import install_directory
-    from ops.weights import import_weights
-
-    if not file.is_dir() and name not in DOWNLOADS:
-        raise ServiceError(
-            f"a file alone does not say how to use {name}: give a directory with model.keras, "
-            f"labels.txt and model.toml. Only {', '.join(DOWNLOADS)} can be a weights file."
-        )
-    database, storage = _open(settings)
-    from worker.engines.tensorflow import check_weights
-
-    if file.is_dir():
-        version = install_directory(database, storage, name, file, check=check_weights)
-    else:
-        version = import_weights(
-            database,
-            storage,
-            DOWNLOADS[name],
-            file,
-            settings.data_dir / "downloads",
-            check=check_weights,
-        )
-    return _say_installed(name, version, as_json)
+    return say_installed(name, version, as_json)
 
 
 @models_group.command()
@@ -109,7 +75,7 @@ def current(settings: "Settings", name: str, version: str, as_json: bool) -> int
     """Make an installed version the one that new jobs get."""
     from shared import models
 
-    database, _ = _open(settings)
+    database, _ = open_registry(settings)
     with database.read() as connection:
         found = models.version_id(connection, name, version)
     if found is None:
@@ -122,16 +88,16 @@ def current(settings: "Settings", name: str, version: str, as_json: bool) -> int
     return 0
 
 
-def _open(settings: "Settings") -> "tuple[Database, Storage]":
+def open_registry(settings: "Settings") -> "tuple[Database, Storage]":
     """Database and storage; a database on this machine is brought up to date first."""
-    from ops.models import prepare
+    from ops.models import prepare, wanted
     from shared import migrations
     from shared.database import Database
     from shared.storage.local import open_storage
 
     database, storage = Database(settings.database, pool_size=3), open_storage(settings.data_dir)
     if database.is_sqlite:
-        prepare(database, storage)
+        prepare(database, storage, wanted(settings))
     elif not migrations.is_current(database):
         raise ServiceError("the database has another schema: run `classify db upgrade` first")
     return database, storage
@@ -175,7 +141,8 @@ def _description(row: Any, versions: Any) -> dict[str, Any]:
     }
 
 
-def _say_installed(name: str, version: str, as_json: bool) -> int:
+def say_installed(name: str, version: str, as_json: bool) -> int:
+    """The end of a command that installed a version."""
     if as_json:
         click.echo(json.dumps({"name": name, "version": version}))
     else:

@@ -1,4 +1,4 @@
-"""Pretrained weights: from Keras's cache or over the network, checked, then installed.
+"""Pretrained weights: from Keras's cache or over the network, shown to be right, then installed.
 
 While a download runs, its lease in the `models` row says so: web accepts jobs for the model.
 """
@@ -8,94 +8,29 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
-from sqlalchemy import Connection
 
-from ops.catalogue import Entry, read_labels
+from ops.catalogue import Entry, Source
 from ops.fetch import FetchError, Interrupted, fetch
-from ops.models import entry_spec, install_files
+from ops.install import Check, NotAModel, install_files
+from ops.lease import Busy, Lease, Report
 from ops.progress import mebibytes
+from ops.proof import prove
+from ops.weights import extracted
 from shared import models
-from shared.database import Database, new_id
+from shared.database import Database
 from shared.errors import ServiceError, Unavailable
+from shared.models import ModelSpec
 from shared.storage.protocol import Storage
 
-_LEASE_SECONDS = 60.0
-_RENEW_SECONDS = 1.0
-
 log = structlog.get_logger(__name__)
-
-Report = Callable[[int, int | None], None]
-
-
-class Busy(ServiceError):
-    """Another process downloads this model already."""
-
-
-class Lease:
-    """The download's lease, renewed by a thread, with how far it is."""
-
-    def __init__(self, database: Database, name: str, report: Report) -> None:
-        self.token = new_id()
-        self.held = False
-        self._database = database
-        self._name = name
-        self._report = report
-        self._done = 0
-        self._total: int | None = None
-        self._ended = threading.Event()
-
-    def say(self, done: int, total: int | None) -> None:
-        """Say how far it is; the first time, take the lease.
-
-        Raises:
-            Busy: Another process has it.
-        """
-        self._done, self._total = done, total
-        if not self.held:
-            self._take()
-        self._report(done, total)
-
-    def _take(self) -> None:
-        self.held = self._database.transact(
-            lambda connection: models.begin_download(
-                connection, self._name, self.token, _LEASE_SECONDS
-            )
-        )
-        if not self.held:
-            raise Busy(f"{self._name} is being downloaded by another process already")
-        threading.Thread(target=self._renew, name="download-lease", daemon=True).start()
-
-    def _renew(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._database.transact(
-                    lambda connection: models.renew_download(
-                        connection, self.token, self._done, self._total, _LEASE_SECONDS
-                    )
-                )
-            except Unavailable as error:
-                log.warning("download_lease_not_renewed", reason=str(error))
-            self._ended.wait(_RENEW_SECONDS)
-
-    def end(self, error: str | None) -> None:
-        """Give the lease back; with an error, people read why the model is not there."""
-        self._ended.set()
-
-        sentence = f"{error.rstrip('.')}." if error else None
-
-        def record(connection: Connection) -> None:
-            if not self.held and sentence is not None:
-                # Nobody may see a download that never began: taken and ended in one transaction.
-                models.begin_download(connection, self._name, self.token, 0)
-            models.end_download(connection, self.token, sentence)
-
-        self._database.transact(record)
 
 
 def pull(
@@ -107,27 +42,29 @@ def pull(
     *,
     progress: Report = lambda _done, _total: None,
     stop: threading.Event | None = None,
+    check: Check | None = None,
 ) -> str:
     """Fetch a model's weights and install them; the version's name comes back.
+
+    `check` loads weights for which Keras has no sum; by default in a process of its own.
 
     Raises:
         Busy: Another process is at it.
         Interrupted: `stop` was set; the next pull goes on from there.
-        FetchError: The weights cannot be had; the model's row says why, too.
+        ServiceError: The weights cannot be had; the model's row says why, too.
         Unavailable: Database or storage is away.
     """
     stop = stop or threading.Event()
-    lease = Lease(database, entry.name, progress)
+    download = _Download(database, storage, entry, work_dir, check or partial(prove, stop=stop))
+    lease = Lease(database, entry.name, work_dir, progress)
     error: str | None = None
     try:
-        cached = Path.home() / ".keras" / "models" / entry.file_name
-        if cached.is_file() and _md5(cached) == entry.md5:
-            lease.say(0, cached.stat().st_size)
-            return _install(database, storage, entry, cached, lease)
-        with _partial_file(work_dir, entry) as (path, file):
-            _fetch(entry, base_url, path, file, lease, stop)
-            version = _install(database, storage, entry, path, lease)
-            path.unlink()
+        with _partial_file(work_dir, entry.name) as (path, file):
+            version = download.from_cache(lease)
+            if version is None:
+                url = f"{base_url.rstrip('/')}/{download.source.path}"
+                version = download.from_network(url, path, file, lease, stop)
+            _forget(path)
         return version
     except (Busy, Interrupted):
         raise
@@ -145,61 +82,133 @@ def _end(lease: Lease, error: str | None) -> None:
         log.warning("download_lease_not_ended", reason=str(unavailable))
 
 
-def _fetch(
-    entry: Entry,
-    base_url: str,
-    path: Path,
-    file: BinaryIO,
-    lease: Lease,
-    stop: threading.Event,
-) -> None:
-    """Complete the partial file, and see that it is what it should be; a wrong one is deleted."""
-    url = f"{base_url.rstrip('/')}/{entry.path}"
-    checked_space = False
+@dataclass(frozen=True)
+class _Download:
+    database: Database
+    storage: Storage
+    entry: Entry
+    work_dir: Path
+    check: Check
 
-    def on_bytes(done: int, total: int | None) -> None:
-        nonlocal checked_space
-        if not checked_space and total is not None:
-            _check_space(path.parent, needed=2 * total - done)  # this file, and the storage's copy
-            checked_space = True
-        lease.say(done, total)
+    @property
+    def source(self) -> Source:
+        if self.entry.source is None:
+            raise ServiceError(f"{self.entry.name} cannot be downloaded")
+        return self.entry.source
 
-    fetch(url, file, on_bytes=on_bytes, stop=stop)
-    size = file.seek(0, os.SEEK_END)
-    found = _md5(path)
-    if found != entry.md5:
-        path.unlink()
-        raise FetchError(
-            f"what {url} sent is not {entry.file_name}: its MD5 is {found}, not {entry.md5} "
-            f"({mebibytes(size)} came, and were deleted)"
+    def from_cache(self, lease: Lease) -> str | None:
+        """Install what Keras itself has downloaded once; None where that is not there, or wrong."""
+        file = Path.home() / ".keras" / "models" / self.source.file_name
+        if not file.is_file():
+            return None
+        try:
+            with self._verified(file, str(file)) as (weights, spec):
+                lease.say(0, spec.size_bytes)
+                return self._install(weights, spec, lease)
+        except NotAModel as error:
+            log.warning("cached_weights_passed_over", reason=str(error))
+            return None
+
+    def from_network(
+        self, url: str, path: Path, file: BinaryIO, lease: Lease, stop: threading.Event
+    ) -> str:
+        """Complete the partial file, and install it; a wrong one is deleted."""
+        checked_space = False
+
+        def on_bytes(done: int, total: int | None) -> None:
+            nonlocal checked_space
+            if not checked_space and total is not None:
+                _check_space(self.work_dir, needed=2 * total - done)  # and the storage's copy
+                checked_space = True
+            lease.say(done, total)
+
+        fetch(url, file, _mark(path), on_bytes=on_bytes, stop=stop)
+        size = file.seek(0, os.SEEK_END)
+        try:
+            with self._verified(path, f"what {url} sent") as (weights, spec):
+                return self._install(weights, spec, lease)
+        except NotAModel as error:
+            _forget(path)
+            raise FetchError(f"{error} ({mebibytes(size)} came, and were deleted)") from error
+
+    @contextmanager
+    def _verified(self, file: Path, called: str) -> Iterator[tuple[Path, ModelSpec]]:
+        """The weights of a file, shown to be the right ones.
+
+        By Keras's sum; where it has none, by loading them. And whatever was installed from the
+        same source before is remembered by its SHA-256: the source may not exchange it silently.
+
+        Raises:
+            NotAModel: They are not, and why.
+        """
+        source = self.source
+        if source.md5 is not None and (found := _md5(file)) != source.md5:
+            raise NotAModel(
+                f"{called} is not {source.file_name}: its MD5 is {found}, not {source.md5}"
+            )
+        with extracted(file, self.work_dir, called=called) as weights:
+            spec = replace(self.entry.spec(weights), source=source.path)
+            expected = self._known_sha256(source)
+            if expected not in (None, spec.sha256):
+                raise NotAModel(
+                    f"{called} is not what was installed from there before: its SHA-256 is "
+                    f"{spec.sha256}, not {expected}. If it is meant to be another, fetch it "
+                    f"yourself and run `classify models import {self.entry.name} FILE`"
+                )
+            if source.md5 is None and expected is None:
+                try:
+                    self.check(spec, self.entry.read_labels(), weights.parent)
+                except NotAModel as error:
+                    raise NotAModel(f"{called} cannot be used: {error}") from error
+            yield weights, spec
+
+    def _known_sha256(self, source: Source) -> str | None:
+        """Of the first version that came from this source."""
+        with self.database.read() as connection:
+            for row in reversed(models.versions_of(connection, self.entry.name)):
+                if row.spec.get("source") == source.path:
+                    return str(row.spec["sha256"])
+        return None
+
+    def _install(self, weights: Path, spec: ModelSpec, lease: Lease) -> str:
+        return install_files(
+            self.database,
+            self.storage,
+            self.entry.name,
+            spec,
+            self.entry.read_labels(),
+            weights,
+            also=lambda connection: models.end_download(connection, lease.token, None),
         )
 
 
-def _install(
-    database: Database, storage: Storage, entry: Entry, weights: Path, lease: Lease
-) -> str:
-    return install_files(
-        database,
-        storage,
-        entry.name,
-        entry_spec(entry, weights, "weights.h5"),
-        read_labels(entry.labels),
-        weights,
-        also=lambda connection: models.end_download(connection, lease.token, None),
-    )
-
-
 @contextmanager
-def _partial_file(work_dir: Path, entry: Entry) -> Iterator[tuple[Path, BinaryIO]]:
-    """The file that an earlier download may have begun, locked: two would write into each other."""
+def _partial_file(work_dir: Path, name: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """The file that an earlier download may have begun, for us alone.
+
+    Two would write into each other. The lock is on its mark, since HDF5 locks what it reads.
+    """
     work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = work_dir / f"{entry.file_name}.part"
-    with path.open("a+b") as file:
+    path = work_dir / f"{name}.part"
+    with _mark(path).open("ab") as mark:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"{entry.name} is being downloaded by another process already") from None
-        yield path, file
+            raise Busy(f"{name} is being downloaded by another process already") from None
+        if os.fstat(mark.fileno()).st_nlink == 0:
+            raise Busy(f"{name} was downloaded by another process just now")
+        with path.open("a+b") as file:
+            yield path, file
+
+
+def _mark(path: Path) -> Path:
+    """Beside a partial file: of which state of its source it is the beginning."""
+    return path.with_suffix(".mark")
+
+
+def _forget(path: Path) -> None:
+    path.unlink()
+    _mark(path).unlink()
 
 
 def _check_space(directory: Path, *, needed: int) -> None:

@@ -5,6 +5,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -35,11 +36,17 @@ class _Broken(Exception):
     """The connection broke within the body."""
 
 
-def fetch(url: str, file: BinaryIO, *, on_bytes: Progress, stop: threading.Event) -> None:
+def fetch(
+    url: str, file: BinaryIO, mark: Path, *, on_bytes: Progress, stop: threading.Event
+) -> None:
     """Append to `file` what is missing of the resource at `url`.
 
+    `mark` is a small file beside it that says which state of the resource it is the beginning of:
+    two halves of different files would make a whole that nobody has seen. Without one, and where
+    the server has another state now, the file is begun anew.
+
     `on_bytes` is called with (bytes there, bytes in all or None), first when the server has
-    answered with a body and nothing was written yet; what it raises ends the fetch.
+    answered and nothing was written yet; what it raises ends the fetch.
 
     Raises:
         FetchError: The server cannot be reached, refuses, or breaks off again and again.
@@ -49,7 +56,7 @@ def fetch(url: str, file: BinaryIO, *, on_bytes: Progress, stop: threading.Event
     while True:
         before = file.seek(0, os.SEEK_END)
         try:
-            _append(url, file, on_bytes, stop)
+            _append(url, file, mark, on_bytes, stop)
             return
         except _Broken as error:
             breaks = 1 if file.tell() > before else breaks + 1
@@ -62,10 +69,15 @@ def fetch(url: str, file: BinaryIO, *, on_bytes: Progress, stop: threading.Event
                 raise Interrupted("interrupted") from None
 
 
-def _append(url: str, file: BinaryIO, on_bytes: Progress, stop: threading.Event) -> None:
+def _append(
+    url: str, file: BinaryIO, mark: Path, on_bytes: Progress, stop: threading.Event
+) -> None:
     _reach(url)
-    with requests.Session() as session, _open(session, url, file) as response:
+    with requests.Session() as session, _open(session, url, file, mark) as response:
         there = file.seek(0, os.SEEK_END)
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            on_bytes(there, there)  # all of it was there
+            return
         length = response.headers.get("Content-Length", "")
         total = there + int(length) if length.isdigit() else None
         on_bytes(there, total)
@@ -82,32 +94,39 @@ def _append(url: str, file: BinaryIO, on_bytes: Progress, stop: threading.Event)
             file.flush()
 
 
-def _open(session: requests.Session, url: str, file: BinaryIO) -> requests.Response:
+def _open(session: requests.Session, url: str, file: BinaryIO, mark: Path) -> requests.Response:
     """The answer with the rest of the file; the file is emptied when the server sends all of it."""
     there = file.seek(0, os.SEEK_END)
+    state = mark.read_text(encoding="latin-1") if mark.exists() else ""
+    if there and not state:
+        there = file.truncate(0)
     # Any content coding would make the positions those of other bytes.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
+    headers = {"Accept-Encoding": "identity"}
+    if there:
+        headers |= {"Range": f"bytes={there}-", "If-Range": state}
     try:
         response = session.get(
             url, headers=headers, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)
         )
     except requests.RequestException as error:
         raise FetchError(f"{_host(url)} could not be reached ({_plain(error)})") from error
-    start = f"bytes {there}-"
-    if there and response.status_code == requests.codes.partial_content:
-        if response.headers.get("Content-Range", "").startswith(start):
-            return response
-    elif response.status_code == requests.codes.ok:
+    status, range_ = response.status_code, response.headers.get("Content-Range", "")
+    if status == requests.codes.ok:
         file.truncate(0)
+        state = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        mark.write_text(state, encoding="latin-1")  # as headers are
+        return response
+    goes_on = {
+        requests.codes.partial_content: range_.startswith(f"bytes {there}-"),
+        requests.codes.requested_range_not_satisfiable: range_ == f"bytes */{there}",
+    }
+    if there and goes_on.get(status, False):
         return response
     response.close()
-    if there and response.status_code in (
-        requests.codes.partial_content,
-        requests.codes.requested_range_not_satisfiable,
-    ):
+    if there and status in goes_on:
         file.truncate(0)  # what is here is no beginning of what is there
-        return _open(session, url, file)
-    raise FetchError(f"{_host(url)} answered {response.status_code} {response.reason} for {url}")
+        return _open(session, url, file, mark)
+    raise FetchError(f"{_host(url)} answered {status} {response.reason} for {url}")
 
 
 def _reach(url: str) -> None:

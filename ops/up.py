@@ -45,7 +45,7 @@ def run_up(settings: Settings) -> int:
             _start_broker(supervisor, broker)
         database = Database(settings.database, pool_size=2)
         stack.callback(database.close)
-        models.prepare(database, open_storage(settings.data_dir))
+        models.prepare(database, open_storage(settings.data_dir), models.wanted(settings))
         announcer = Announcer(settings, database)
         options = ["--ends-broker", str(broker.socket)] if broker else []
         supervisor.start(python_part("web", environment, supervisor.parent_fd))

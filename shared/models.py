@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, or_, select, update
 
 from shared.database import moment, stamp
 from shared.errors import ProblemError
@@ -30,6 +30,8 @@ class ModelSpec:
         options: Of the `keras.applications` constructor, as Keras names them, without `weights`
             and `input_shape`.
         sha256: Of the weights file.
+        source: From where the weights were downloaded, below the setting `weights_url`; None of a
+            file that an operator brought.
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class ModelSpec:
     engine: str = "tensorflow"
     precision: str = "float32"
     options: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in `model_versions.spec`."""
@@ -230,8 +233,15 @@ def _insert_version(connection: Connection, values: dict[str, Any]) -> int:
 
 
 def begin_download(connection: Connection, name: str, token: UUID, lease_seconds: float) -> bool:
-    """Take the model's download; False while another process has it."""
-    free = models.c.download_lease_until.is_(None) | (models.c.download_lease_until < moment())
+    """Take the model's download; False while another process has it.
+
+    Who has the same token is the same one, back after an interruption.
+    """
+    free = or_(
+        models.c.download_lease_until.is_(None),
+        models.c.download_lease_until < moment(),
+        models.c.download_token == token,
+    )
     return (
         connection.execute(
             update(models)

@@ -92,12 +92,12 @@ class Settings(BaseSettings):
         24, gt=0, description="Age at which a stored object without a row is removed."
     )
     download: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("vgg16",),
+        ("mobilenet_v2", "vgg16"),
         description="Models whose weights the background worker fetches, separated by commas.",
     )
     weights_url: str = Field(
-        "https://storage.googleapis.com/tensorflow/keras-applications",
-        description="Where pretrained weights are fetched from; name a mirror here.",
+        "https://storage.googleapis.com",
+        description="Root below which pretrained weights are fetched; name a mirror here.",
     )
     download_retry_seconds: float = Field(
         600, gt=0, description="Pause before a failed download is tried again."

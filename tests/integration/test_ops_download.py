@@ -1,6 +1,7 @@
 """Weights over HTTP from a local server that misbehaves in every way we have a sentence for."""
 
 import hashlib
+import io
 import socket
 import threading
 import time
@@ -9,21 +10,36 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from sqlalchemy import Row
 
 from ops import download, fetch
-from ops.catalogue import Entry
-from ops.download import Busy, pull
+from ops.catalogue import APPLICATIONS, Entry, Source
+from ops.download import pull
 from ops.fetch import FetchError, Interrupted
+from ops.install import Labels, NotAModel
+from ops.lease import Busy
 from shared import models
 from shared.database import Database
-from shared.errors import ProblemError
+from shared.errors import ProblemError, ServiceError
 from shared.migrations import upgrade
+from shared.models import ModelSpec
 from shared.storage.local import LocalStorage
 from tests.services import free_port, wait_until
 
-CONTENT = bytes(range(256)) * 8192  # 2 MiB
+
+def weights(seed: int) -> bytes:
+    """A file of 2 MiB that looks like weights of Keras."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        numbers = np.random.default_rng(seed).integers(0, 256, 2**21, np.uint8)
+        content.create_group("layers").create_dataset("numbers", data=numbers)
+    return file.getvalue()
+
+
+CONTENT, OTHER = weights(1), weights(2)
 
 
 class Server(ThreadingHTTPServer):
@@ -37,6 +53,7 @@ class Server(ThreadingHTTPServer):
         self.status = 200
         self.break_after: list[int] = []  # bytes after which each of the next answers breaks off
         self.ranges = True
+        self.etag = True
         self.seen: list[str | None] = []
         self.hold: threading.Event | None = None  # wait for it in the middle of the body
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -47,14 +64,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.server
+        etag = f'"{hashlib.sha1(server.content).hexdigest()}"'
         asked = self.headers.get("Range")
         server.seen.append(asked)
+        if self.headers.get("If-Range") != etag:
+            asked = None
         if server.status != 200:
             self.send_error(server.status)
             return
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
-        if start > len(server.content):
-            self.send_error(416)
+        if start >= len(server.content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         body = server.content[start:]
         self.send_response(206 if start else 200)
@@ -62,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             end = len(server.content)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
         self.send_header("Content-Length", str(len(body)))
+        if server.etag:
+            self.send_header("ETag", etag)
         self.end_headers()
         limit = server.break_after.pop(0) if server.break_after else len(body)
         if server.hold is not None:
@@ -78,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
     if server.hold is not None:
@@ -97,7 +122,8 @@ class Place:
         upgrade(self.database)
         self.storage = LocalStorage(directory / "objects")
         self.downloads = directory / "downloads"
-        self.partial = self.downloads / "weights.h5.part"
+        self.partial = self.downloads / "small.part"
+        self.mark = self.downloads / "small.mark"
         self.database.transact(lambda connection: models.register(connection, "small"))
 
     def pull(self, url: str, **options: object) -> str:
@@ -109,6 +135,12 @@ class Place:
             self.downloads,
             **options,  # type: ignore[arg-type]
         )
+
+    def begin(self, content: bytes, of: bytes = CONTENT) -> None:
+        """Leave what an earlier download leaves: these bytes, of that file."""
+        self.downloads.mkdir(exist_ok=True)
+        self.partial.write_bytes(content)
+        self.mark.write_text(f'"{hashlib.sha1(of).hexdigest()}"')
 
     def row(self) -> Row[tuple[object, ...]]:
         with self.database.read() as connection:
@@ -132,7 +164,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     labels = tmp_path / "labels.tsv"
     labels.write_text("n01\ttench\nn02\tgoldfish\n")
     md5 = hashlib.md5(CONTENT).hexdigest()
-    entry = Entry("small", "VGG16", "vgg16", 224, 224, "small/weights.h5", md5, labels)
+    source = Source("small/weights.h5", md5)
+    entry = Entry("small", APPLICATIONS["vgg16"], 224, 224, labels, source=source)
     place = Place(tmp_path, entry)
     yield place
     place.database.close()
@@ -149,7 +182,8 @@ def test_good_file_is_installed_and_current(place: Place, server: Server) -> Non
     assert installed.version == version
     assert installed.labels == (("n01", "tench"), ("n02", "goldfish"))
     assert installed.spec.sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert place.storage.read(f"models/{version}/weights.h5") == CONTENT
+    assert installed.spec.source == "small/weights.h5"
+    assert place.storage.read(f"models/{version}/weights.weights.h5") == CONTENT
     assert told[0] == (0, len(CONTENT))
     assert told[-1] == (len(CONTENT), len(CONTENT))
     assert list(place.downloads.iterdir()) == []
@@ -158,7 +192,7 @@ def test_good_file_is_installed_and_current(place: Place, server: Server) -> Non
 def test_wrong_checksum_is_refused_and_deleted(place: Place, server: Server) -> None:
     place.pull(server.url)
     good = place.row().current_version
-    server.content = CONTENT[::-1]
+    server.content = OTHER
     with pytest.raises(FetchError, match=r"is not weights\.h5: its MD5 is .* were deleted"):
         place.pull(server.url)
     assert place.row().current_version == good
@@ -237,8 +271,7 @@ def test_break_is_resumed_within_one_pull(place: Place, server: Server) -> None:
 
 
 def test_next_pull_goes_on_from_where_the_last_broke(place: Place, server: Server) -> None:
-    place.downloads.mkdir()
-    place.partial.write_bytes(CONTENT[:1_000_000])
+    place.begin(CONTENT[:1_000_000])
     place.pull(server.url)
     assert server.seen == ["bytes=1000000-"]
     assert place.row().current_version is not None
@@ -247,17 +280,42 @@ def test_next_pull_goes_on_from_where_the_last_broke(place: Place, server: Serve
 @pytest.mark.parametrize("ranges", [True, False])
 def test_useless_partial_file_is_begun_anew(place: Place, server: Server, ranges: bool) -> None:
     server.ranges = ranges
-    place.downloads.mkdir()
-    place.partial.write_bytes(b"x" * (len(CONTENT) + 5))
+    place.begin(b"x" * (len(CONTENT) + 5))
     place.pull(server.url)
     assert place.row().current_version is not None
+
+
+def test_a_beginning_of_another_file_is_begun_anew(place: Place, server: Server) -> None:
+    """Two halves of different files would make a whole that nobody has seen."""
+    place.begin(OTHER[:1_000_000], of=OTHER)
+    place.pull(server.url)
+    assert server.seen == ["bytes=1000000-"]
+    assert place.row().current_version is not None
+
+
+def test_a_beginning_of_nobody_knows_what_is_begun_anew(place: Place, server: Server) -> None:
+    server.etag = False
+    server.break_after = [700_000]
+    place.pull(server.url)
+    assert server.seen == [None, None]
+    assert place.row().current_version is not None
+
+
+def test_a_file_that_was_complete_is_not_fetched_again(place: Place, server: Server) -> None:
+    """As after a kill between the last byte and the installation."""
+    place.begin(CONTENT)
+    told: list[tuple[int, int | None]] = []
+    place.pull(server.url, progress=lambda done, total: told.append((done, total)))
+    assert server.seen == [f"bytes={len(CONTENT)}-"]
+    assert told == [(len(CONTENT), len(CONTENT))]
+    assert place.row().current_version is not None
+    assert list(place.downloads.iterdir()) == []
 
 
 def test_server_that_always_breaks_off(
     place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.downloads.mkdir()
-    place.partial.write_bytes(CONTENT[:1000])
+    place.begin(CONTENT[:1000])
     server.break_after = [0] * 10
     monkeypatch.setattr(threading.Event, "wait", lambda *_: False)
     with pytest.raises(FetchError, match="broke the connection 3 times"):
@@ -306,7 +364,7 @@ def test_cache_of_keras_is_used_when_its_sum_is_right(place: Place, server: Serv
     (cache / "weights.h5").write_bytes(CONTENT)
     version = place.pull(server.url)
     assert server.seen == []
-    assert place.storage.read(f"models/{version}/weights.h5") == CONTENT
+    assert place.storage.read(f"models/{version}/weights.weights.h5") == CONTENT
 
 
 def test_damaged_cache_of_keras_is_passed_over(place: Place, server: Server) -> None:
@@ -332,3 +390,100 @@ def test_same_content_is_the_same_version_everywhere(place: Place, server: Serve
     assert place.pull(server.url) == first
     place.entry = replace(place.entry, height=128)
     assert place.pull(server.url) != first
+
+
+def test_who_was_killed_takes_up_its_own_download_at_once(place: Place, server: Server) -> None:
+    """Its lease has not lapsed; another one's would have to."""
+
+    def leave(connection: object) -> None:
+        lease = download.Lease(place.database, "small", place.downloads, lambda *_: None)
+        assert models.begin_download(connection, "small", lease.token, 60)  # type: ignore[arg-type]
+
+    place.database.transact(leave)
+    place.pull(server.url)
+    assert place.row().current_version is not None
+
+
+def test_a_model_that_nobody_knew_is_known_once_it_is_pulled(place: Place, server: Server) -> None:
+    place.entry = replace(place.entry, name="another")
+    place.pull(server.url)
+    with place.database.read() as connection:
+        assert [row.name for row in models.states(connection)] == ["another", "small"]
+
+
+class Judge:
+    """What stands in for loading the weights; the real thing is in the end-to-end test."""
+
+    def __init__(self, error: ServiceError | None = None) -> None:
+        self.error = error
+        self.seen: list[tuple[str, list[str]]] = []
+
+    def __call__(self, spec: ModelSpec, labels: Labels, directory: Path) -> None:
+        self.seen.append((spec.sha256, [path.name for path in directory.iterdir()]))
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def sumless(place: Place) -> Place:
+    """A place whose model Keras has no sum for."""
+    place.entry = replace(place.entry, source=Source("small/weights.h5"))
+    return place
+
+
+def test_without_a_sum_of_keras_it_is_loaded_first(sumless: Place, server: Server) -> None:
+    judge = Judge()
+    sumless.pull(server.url, check=judge)
+    assert judge.seen == [(hashlib.sha256(CONTENT).hexdigest(), ["weights.weights.h5"])]
+
+
+def test_what_cannot_be_loaded_is_deleted_and_replaces_nothing(
+    sumless: Place, server: Server
+) -> None:
+    with pytest.raises(FetchError, match=r"sent cannot be used: too small \(2\.0 MiB came, and w"):
+        sumless.pull(server.url, check=Judge(NotAModel("too small")))
+    assert not sumless.partial.exists()
+    assert not sumless.mark.exists()
+    assert not sumless.accepts()
+
+
+@pytest.mark.parametrize("content", [b"<html>Sign in</html>" * 99, CONTENT[:-1000]])
+def test_a_page_and_a_short_file_are_told_without_loading_them(
+    sumless: Place, server: Server, content: bytes
+) -> None:
+    server.content = content
+    judge = Judge()
+    with pytest.raises(FetchError, match=r"sent is (not an HDF5 weights file|damaged)"):
+        sumless.pull(server.url, check=judge)
+    assert judge.seen == []
+
+
+def test_a_machine_that_cannot_load_it_keeps_what_came(sumless: Place, server: Server) -> None:
+    """That says nothing about the file."""
+    with pytest.raises(ServiceError, match="too little memory"):
+        sumless.pull(server.url, check=Judge(ServiceError("too little memory")))
+    assert sumless.partial.read_bytes() == CONTENT
+    assert sumless.row().download_error == "too little memory."
+
+
+def test_the_source_cannot_exchange_a_file_later(sumless: Place, server: Server) -> None:
+    version = sumless.pull(server.url, check=Judge())
+    good = sumless.row().current_version
+    server.content = OTHER
+    with pytest.raises(FetchError, match=r"is not what was installed from there before: its SHA"):
+        sumless.pull(server.url, check=Judge())
+    assert sumless.row().current_version == good
+    server.content = CONTENT
+    judge = Judge()
+    assert sumless.pull(server.url, check=judge) == version
+    assert judge.seen == []  # its sum is known now
+    assert sumless.row().download_error is None
+
+
+def test_a_cached_file_that_cannot_be_loaded_is_passed_over(sumless: Place, server: Server) -> None:
+    cache = Path.home() / ".keras" / "models"
+    cache.mkdir(parents=True)
+    (cache / "weights.h5").write_bytes(CONTENT[:-1])
+    sumless.pull(server.url, check=Judge())
+    assert server.seen == [None]
+    assert (cache / "weights.h5").exists()

@@ -5,21 +5,22 @@ import os
 import pickle
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import h5py
 import pytest
 
-from ops.catalogue import BUNDLED, DOWNLOADS, read_labels
-from ops.models import Labels, NotAModel, install_directory, prepare, version_of
+from ops.catalogue import BUNDLED, DOWNLOADS, Entry
+from ops.directory import install_directory
+from ops.install import Labels, NotAModel, version_of
+from ops.models import prepare
 from ops.weights import import_weights
 from shared import models
 from shared.database import Database
 from shared.errors import ServiceError
 from shared.models import ModelSpec
 from shared.storage.local import LocalStorage
+from tests.integration.model_files import archive, classify, hdf5
 from tests.services import ROOT
 
 VGG16 = DOWNLOADS["vgg16"]
@@ -33,18 +34,18 @@ class Place:
         self.data = directory / "data"
         self.database = Database(f"sqlite:///{self.data / 'classifier.db'}")
         self.storage = LocalStorage(self.data / "objects")
-        self.checked: list[tuple[ModelSpec, list[str]]] = []
+        self.checked: list[tuple[ModelSpec, Labels, list[str]]] = []
         self.refuses = False
-        prepare(self.database, self.storage)
+        prepare(self.database, self.storage, ["vgg16"])
 
     def check(self, spec: ModelSpec, labels: Labels, directory: Path) -> None:
-        self.checked.append((spec, sorted(path.name for path in directory.iterdir())))
+        self.checked.append((spec, labels, sorted(path.name for path in directory.iterdir())))
         if self.refuses:
             raise ServiceError("it cannot be loaded")
 
-    def import_vgg16(self, file: Path) -> str:
+    def import_vgg16(self, file: Path, entry: Entry = VGG16) -> str:
         return import_weights(
-            self.database, self.storage, VGG16, file, self.data / "downloads", check=self.check
+            self.database, self.storage, entry, file, self.data / "downloads", check=self.check
         )
 
     def current(self, name: str) -> models.Version | None:
@@ -60,23 +61,6 @@ class Place:
         return path
 
 
-def _hdf5(attributes: dict[str, str], *groups: str) -> Callable[[Path], None]:
-    def make(path: Path) -> None:
-        with h5py.File(path, "w") as file:
-            for name, value in attributes.items():
-                file.attrs[name] = value
-            for group in groups:
-                file.create_group(group)
-
-    return make
-
-
-def _archive(path: Path, **members: bytes) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name.replace("_", "."), data)
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
@@ -85,7 +69,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_labels_of_imagenet_are_a_thousand_in_the_order_of_keras() -> None:
-    labels = read_labels(VGG16.labels)
+    labels = VGG16.read_labels()
     assert len(labels) == 1000
     assert labels[0] == ("n01440764", "tench")
     assert labels[281] == ("n02123045", "tabby")
@@ -137,8 +121,8 @@ def test_version_is_the_content_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (_hdf5({}, "layers"), "weights.weights.h5"),
-        (_hdf5({"layer_names": "x"}), "weights.h5"),
+        (hdf5({}, "layers"), "weights.weights.h5"),
+        (hdf5({"layer_names": "x"}), "weights.h5"),
     ],
 )
 def test_weights_are_told_by_their_content(
@@ -146,8 +130,9 @@ def test_weights_are_told_by_their_content(
 ) -> None:
     file = place.write("any-name.bin", make)
     version = place.import_vgg16(file)
-    [(spec, seen)] = place.checked
+    [(spec, labels, seen)] = place.checked
     assert (spec.architecture, spec.weights, seen) == ("VGG16", name, [name])
+    assert len(labels) == 1000
     assert place.storage.read(f"models/{version}/{name}") == file.read_bytes()
     current = place.current("vgg16")
     assert current is not None
@@ -157,9 +142,9 @@ def test_weights_are_told_by_their_content(
 
 
 def test_weights_inside_an_archive_are_taken_and_its_config_is_not_read(place: Place) -> None:
-    inner = place.write("inner", _hdf5({}, "layers")).read_bytes()
+    inner = place.write("inner", hdf5({}, "layers")).read_bytes()
     file = place.directory / "own.keras"
-    _archive(file, config_json=b"not even JSON", model_weights_h5=inner)
+    archive(file, config_json=b"not even JSON", model_weights_h5=inner)
     version = place.import_vgg16(file)
     assert place.storage.read(f"models/{version}/weights.weights.h5") == inner
 
@@ -167,13 +152,13 @@ def test_weights_inside_an_archive_are_taken_and_its_config_is_not_read(place: P
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (_hdf5({"model_config": "{}"}, "model_weights"), "a whole model in HDF5"),
-        (_hdf5({}, "something"), "holds no weights of Keras"),
+        (hdf5({"model_config": "{}"}, "model_weights"), "a whole model in HDF5"),
+        (hdf5({}, "something"), "holds no weights of Keras"),
         (lambda path: path.write_bytes(pickle.dumps({"weights": 1})), "pickles"),
         (lambda path: path.write_bytes(b""), "not an HDF5"),
-        (lambda path: _archive(path, data_pkl=b"x"), r"no \.keras archive"),
+        (lambda path: archive(path, data_pkl=b"x"), r"no \.keras archive"),
         (
-            lambda path: _archive(path, model_weights_h5=b"no HDF5"),
+            lambda path: archive(path, model_weights_h5=b"no HDF5"),
             "not an HDF5 weights file",
         ),
         (lambda path: path.mkdir(), "is not a file"),
@@ -191,74 +176,31 @@ def test_anything_else_is_refused_with_a_reason(
 def test_weights_that_cannot_be_loaded_are_not_installed(place: Place) -> None:
     place.refuses = True
     with pytest.raises(ServiceError, match="cannot be loaded"):
-        place.import_vgg16(place.write("file", _hdf5({}, "layers")))
+        place.import_vgg16(place.write("file", hdf5({}, "layers")))
     assert place.current("vgg16") is None
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda d: (d / "labels.txt").unlink(), "has no file labels.txt"),
-        (lambda d: (d / "labels.txt").write_text("a\na\n"), "one of them twice"),
-        (lambda d: (d / "labels.txt").write_text("\n"), "has no labels"),
-        (lambda d: (d / "model.toml").write_text("[input]\nheight = 1"), "does not say"),
-        (lambda d: (d / "model.toml").write_text("nonsense"), "own"),
-        (
-            lambda d: (d / "model.toml").write_text(
-                (d / "model.toml").read_text().replace('"softmax"', '"tanh"')
-            ),
-            "output.activation",
-        ),
-        (
-            lambda d: (d / "model.toml").write_text(
-                (d / "model.toml").read_text().replace('"scale"', '"magic"')
-            ),
-            "preprocessing.kind",
-        ),
-    ],
-)
-def test_incomplete_directory_is_refused(
-    place: Place, change: Callable[[Path], object], reason: str
-) -> None:
-    own = place.directory / "own"
-    own.mkdir()
-    for file in ("model.keras", "model.toml", "labels.txt"):
-        (own / file).write_bytes((BUNDLED["digits"] / file).read_bytes())
-    change(own)
-    with pytest.raises(NotAModel, match=reason):
-        install_directory(place.database, place.storage, "own", own)
+def test_without_its_top_it_gives_embeddings_and_has_no_labels(place: Place) -> None:
+    file = place.write("file", hdf5({}, "layers"))
+    place.import_vgg16(file, DOWNLOADS["vgg16-avg"])
+    version = place.current("vgg16-avg")
+    assert version is not None
+    assert version.labels == ()
+    assert version.spec.output == "embedding"
+    assert version.spec.activation == "none"
+    assert version.spec.options == {"include_top": False, "pooling": "avg"}
 
 
-@pytest.mark.parametrize("name", ["Upper", "with@sign", "", "a/b", "vgg16"])
-def test_names_that_a_model_of_ones_own_cannot_have(place: Place, name: str) -> None:
-    with pytest.raises(NotAModel):
-        install_directory(place.database, place.storage, name, BUNDLED["digits"])
-
-
-def classify(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command, with a data directory of its own and nothing else set."""
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "DATABASE_"))},
-        "CLASSIFIER_DATA_DIR": str(data),
-        "CLASSIFIER_WEIGHTS_URL": "http://127.0.0.1:9",  # nothing listens there
-        "HOME": str(data.parent),
-        "no_proxy": "*",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "ops.cli", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
+def test_only_what_somebody_will_ask_for_is_known(place: Place) -> None:
+    with place.database.read() as connection:
+        assert [row.name for row in models.states(connection)] == ["digits", "vgg16"]
 
 
 def test_list_and_current_on_an_empty_directory(tmp_path: Path) -> None:
     listed = classify(tmp_path / "data", "models", "list", "--json")
     assert (listed.returncode, listed.stderr) == (0, "")
-    digits, vgg16 = json.loads(listed.stdout)
+    digits, mobilenet, vgg16 = json.loads(listed.stdout)
+    assert (mobilenet["name"], mobilenet["state"]) == ("mobilenet_v2", "unavailable")
     assert (digits["name"], digits["state"]) == ("digits", "ready")
     assert [v["version"] for v in digits["versions"]] == [digits["current"]]
     assert (vgg16["name"], vgg16["state"], vgg16["current"]) == ("vgg16", "unavailable", None)
@@ -280,18 +222,15 @@ def test_pull_without_a_network_says_so_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("models", "pull", "digits"), 1, "digits cannot be downloaded. These can: vgg16."),
+        (("models", "pull", "digits"), 1, "digits cannot be downloaded. These can, also as NAME"),
+        (("models", "pull", "cat"), 1, "vgg16, vgg19, mobilenet, mobilenet_v2, "),
         (("models", "pull"), 2, "Missing argument 'NAME'"),
-        (("models", "import", "own", "README.md"), 1, "a file alone does not say"),
-        (("models", "import", "vgg16", "no-such-file"), 2, "does not exist"),
         (("nonsense",), 2, "No such command"),
         (("--help",), 0, ""),
     ],
 )
 def test_exit_codes(tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
-    (tmp_path / "README.md").write_text("")
-    given = [str(tmp_path / word) if word == "README.md" else word for word in arguments]
-    ended = classify(tmp_path / "data", *given)
+    ended = classify(tmp_path / "data", *arguments)
     assert ended.returncode == code, ended.stderr
     assert words in ended.stderr
 
@@ -324,30 +263,3 @@ def test_help_is_quick_because_it_imports_nothing_heavy(command: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ended.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.slow
-def test_digits_are_really_loaded_before_they_are_imported(tmp_path: Path) -> None:
-    imported = classify(
-        tmp_path / "data", "models", "import", "own", str(BUNDLED["digits"]), "--json"
-    )
-    assert imported.returncode == 0, imported.stderr
-    assert json.loads(imported.stdout)["name"] == "own"
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in ("model.toml", "labels.txt"):
-        (broken / file).write_bytes((BUNDLED["digits"] / file).read_bytes())
-    (broken / "model.keras").write_bytes(b"nothing")
-    refused = classify(tmp_path / "data", "models", "import", "own", str(broken))
-    assert refused.returncode == 1
-    assert "Error: " in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-
-@pytest.mark.slow
-def test_weights_that_do_not_fit_vgg16_are_refused(tmp_path: Path) -> None:
-    _hdf5({}, "layers")(tmp_path / "w.h5")
-    refused = classify(tmp_path / "data", "models", "import", "vgg16", str(tmp_path / "w.h5"))
-    assert refused.returncode == 1
-    assert "Error: " in refused.stderr
-    assert "Traceback" not in refused.stderr
