@@ -74,7 +74,12 @@ def last_activation(model: keras.Model) -> str | None:
     return "none" if function is not None else None
 
 
-def _constructed(spec: ModelSpec, path: Path) -> keras.Model:
+def construct(spec: ModelSpec) -> keras.Model:
+    """The application of a spec as Keras makes it of `weights=None`: with random weights.
+
+    Raises:
+        ModelUnloadable: Keras does not build it with these options.
+    """
     name = spec.architecture
     constructor = getattr(keras.applications, name, None)
     if not callable(constructor):
@@ -85,17 +90,21 @@ def _constructed(spec: ModelSpec, path: Path) -> keras.Model:
         )
     shape = (spec.height, spec.width, 3)
     try:
-        model = constructor(weights=None, input_shape=shape, **spec.options)
+        return constructor(weights=None, input_shape=shape, **spec.options)
     except Exception as error:  # each constructor checks its options in its own way
         raise ModelUnloadable(
             f"{name} cannot be built for {shape} with {spec.options}: {_quoted(error)}"
         ) from error
+
+
+def _constructed(spec: ModelSpec, path: Path) -> keras.Model:
+    model = construct(spec)
     try:
         model.load_weights(path)
     except Exception as error:  # Keras raises ValueError, KeyError, OSError, TypeError and others
         raise ModelUnloadable(
-            f"{path.name} is not a weights file of {name} with {spec.options or 'its defaults'}: "
-            f"{_quoted(error)}"
+            f"{path.name} is not a weights file of {spec.architecture} with "
+            f"{spec.options or 'its defaults'}: {_quoted(error)}"
         ) from error
     return model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 
 from shared.models import ModelSpec
-from worker.engines.protocol import ModelUnloadable
+from worker.engines import keras_model
 
 _SEED = 0
 
@@ -17,10 +17,4 @@ def save_random_weights(spec: ModelSpec, path: Path) -> None:
         ModelUnloadable: Keras does not build the application with these options.
     """
     keras.utils.set_random_seed(_SEED)
-    try:
-        model = getattr(keras.applications, spec.architecture)(
-            weights=None, input_shape=(spec.height, spec.width, 3), **spec.options
-        )
-    except ValueError as error:
-        raise ModelUnloadable(f"Keras does not build this {spec.architecture}: {error}") from error
-    model.save_weights(path)
+    keras_model.construct(spec).save_weights(path)
