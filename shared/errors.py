@@ -60,7 +60,7 @@ CODES: dict[str, Code] = {
     "image_unreachable": Code(503, "The stored image could not be read for a long time", True),
     "worker_lost": Code(500, "The image ended its worker process, repeatedly"),
     "inference_failed": Code(500, "The model failed on this image", retryable=True),
-    "deadline_passed": Code(504, "The deadline passed after a first attempt"),
+    "deadline_passed": Code(504, "The deadline passed"),
 }
 
 
