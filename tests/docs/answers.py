@@ -13,6 +13,7 @@ _MASKS = (
     (_UUID, "ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.+]+Z?"), "TIME"),
     (re.compile(r"\b[0-9a-f]{12}\b"), "VERSION"),
+    (re.compile(r'W/"[0-9a-f]+"'), "ETAG"),
     (re.compile(r"127\.0\.0\.1:\d+"), "ADDRESS"),
 )
 _SCORE_TOLERANCE = 0.01  # processors differ in the last digits; a score is looked at all the same

@@ -12,6 +12,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+ADDRESS = "127.0.0.1:8000"  # of the service, in all pages
 RUN = {"sh", "python"}
 ANSWERS = {"json", "http", "text"}
 LANGUAGES = RUN | ANSWERS | {"toml"}
@@ -37,11 +38,16 @@ class Block:
     @property
     def place(self) -> str:
         """Where it is, for messages."""
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{page_name(self.page)}:{self.line}"
 
     def said(self, kind: str) -> str:
         """The rest of a note of this kind, else nothing."""
         return self.note.removeprefix(kind) if self.note.startswith(kind) else ""
+
+
+def page_name(page: Path) -> str:
+    """As the tests call it."""
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path) -> Iterator[Block]:

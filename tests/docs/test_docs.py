@@ -10,29 +10,19 @@ import re
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-import click
 import pytest
 
-from ops.cli import cli
-from ops.cli_models import models_group
-from shared.settings import PREFIX, Settings
 from tests.docs.answers import abridged, differences, pairs, parse, show, text_differences
-from tests.docs.pages import ANSWERS, LANGUAGES, PAGES, RUN, Block, blocks
+from tests.docs.pages import ADDRESS, ANSWERS, PAGES, RUN, Block, blocks, page_name
 from tests.functional.service import Service, running
 from tests.services import ROOT, BrokerServer
 
 WRITE = os.environ.get("WRITE_DOCS") == "1"
-ADDRESS = "127.0.0.1:8000"
 SECONDS = 60
-
-
-def page_name(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +140,12 @@ class Reader:
         return text.replace(self.service.url.removeprefix("http://"), ADDRESS)
 
 
+def _is_laid_out(block: Block) -> bool:
+    """Whether the JSON in it looks as it would if it were written anew."""
+    body = _split(block.text)[1] if block.language == "http" else block.text
+    return block.language == "text" or not body.strip() or show(parse(body)) == body.strip()
+
+
 def _split(answer: str) -> tuple[str, str]:
     """Status line and headers, and the body."""
     head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
@@ -173,7 +169,7 @@ def test_what_a_page_says_is_what_happens(service: Service, page: Path, tmp_path
             ran = True
         elif block.language in ANSWERS and ran:
             found = reader.differences(block)
-            if found and WRITE:
+            if WRITE and (found or not _is_laid_out(block)):
                 rewritten.append((block, reader.shown(block)))
             wrong += [f"{block.place}: {difference}" for difference in found]
     reader.release()
@@ -188,31 +184,3 @@ def _rewrite(page: Path, rewritten: list[tuple[Block, str]]) -> None:
         end = block.line + len(block.text.splitlines())
         lines[block.line : end] = [text if text.endswith("\n") else text + "\n"]
     page.write_text("".join(lines), encoding="utf-8")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_block_is_of_a_kind_that_is_looked_at(page: Path) -> None:
-    previous = None
-    for block in blocks(page):
-        assert block.language in LANGUAGES, f"{block.place}: {block.language or 'no language'}"
-        if block.language == "toml":
-            tomllib.loads(block.text)
-        if block.language in ANSWERS and not block.note:
-            # Else nobody would compare it with anything.
-            answered = previous is not None and previous.language in RUN
-            assert answered, f"{block.place}: an answer comes after what was asked"
-        previous = block
-
-
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_setting_and_command_that_is_named_exists(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    known = {(PREFIX + name).upper() for name in Settings.model_fields}
-    assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text)) <= known
-    cli.add_command(models_group)
-    for said in re.findall(r"classify ((?:[a-z]+ ?)+)", "\n".join(re.findall(r"`[^`]+`", text))):
-        command: click.Command = cli
-        for word in said.split():
-            if isinstance(command, click.Group):
-                assert word in command.commands, f"classify {said}"
-                command = command.commands[word]

@@ -1,0 +1,69 @@
+"""What is seen of the pages without running them: they name what there is, and all of it."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from ops.cli import cli
+from ops.cli_models import models_group
+from shared.errors import CODES
+from shared.settings import PREFIX, Settings
+from tests.docs.pages import ADDRESS, ANSWERS, LANGUAGES, PAGES, RUN, blocks, page_name
+from tests.services import ROOT
+from web.openapi import document
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_block_is_of_a_kind_that_is_looked_at(page: Path) -> None:
+    previous = None
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block.place}: {block.language or 'no language'}"
+        if block.language == "toml":
+            tomllib.loads(block.text)
+        if block.language in ANSWERS and not block.note:
+            # Else nobody would compare it with anything.
+            answered = previous is not None and previous.language in RUN
+            assert answered, f"{block.place}: an answer comes after what was asked"
+        previous = block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_setting_and_command_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = {(PREFIX + name).upper() for name in Settings.model_fields}
+    assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text)) <= known
+    cli.add_command(models_group)
+    for said in re.findall(r"classify ((?:[a-z]+ ?)+)", "\n".join(re.findall(r"`[^`]+`", text))):
+        command: click.Command = cli
+        for word in said.split():
+            if isinstance(command, click.Group):
+                assert word in command.commands, f"classify {said}"
+                command = command.commands[word]
+
+
+def test_every_call_and_every_code_is_on_the_page_of_the_api() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", page, re.MULTILINE)
+    assert listed == [(name, str(code.status)) for name, code in CODES.items()]
+    asked = " ".join(
+        block.text for block in blocks(ROOT / "docs" / "api.md") if block.language in RUN
+    )
+    for path in document()["paths"]:
+        pattern = re.sub(r"\\{\w+\\}", r"[\\w.-]+", re.escape(path))
+        assert re.search(rf"{re.escape(ADDRESS)}{pattern}[\s'\"?]", asked), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
+        if "://" not in target:
+            other = page.parent / target if target else page
+            assert other.exists(), target
+            if anchor:
+                headings = re.findall(r"^#+ (.+)", other.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w -]", "", heading.lower()) for heading in headings]
+                assert anchor in [slug.replace(" ", "-") for slug in slugs], anchor
