@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
@@ -45,7 +45,7 @@ class ModelSpec:
     scale: float = 1.0
     offset: float = 0.0
     activation: str = "softmax"
-    output: str = "scores"
+    output: Literal["scores", "embedding"] = "scores"
     engine: str = "tensorflow"
     precision: str = "float32"
     options: dict[str, Any] = field(default_factory=dict)

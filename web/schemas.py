@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from shared.jobs.intake import JobOptions
 
 Lane = Literal["interactive", "bulk"]
+Output = Literal["scores", "embedding"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 
 _METADATA_BYTES = 2048
@@ -220,7 +221,14 @@ class Model(TypedDict):
     versions: Annotated[list[str], Field(description="The installed versions, newest first.")]
     default: Annotated[bool, Field(description="Whether it is used where a job names none.")]
     input_size: InputSize | None
-    label_count: int | None
+    output: Annotated[
+        Output | None, Field(description="What an answer is: scores of labels, or an embedding.")
+    ]
+    activation: Annotated[
+        str | None,
+        Field(description="What scores are: `softmax`, `sigmoid` or `none` (any number)."),
+    ]
+    label_count: Annotated[int | None, Field(description="Null of a model of embeddings.")]
     engine: str | None
     precision: str | None
     workers: Annotated[int, Field(description="Live workers that serve the current version.")]
@@ -228,6 +236,13 @@ class Model(TypedDict):
     reason: Annotated[str | None, Field(description="Why it is unavailable.")]
     mend: Annotated[str | None, Field(description="What an operator does about it.")]
     links: dict[str, str]
+
+
+class Weights(TypedDict):
+    """The file of a version's weights."""
+
+    sha256: str
+    size_bytes: int
 
 
 class Label(TypedDict):
@@ -244,10 +259,15 @@ class ModelVersion(TypedDict):
     version: str
     current: bool
     input_size: InputSize
-    label_count: int
-    labels: Annotated[list[Label], Field(description="In the order of the model's output.")]
+    output: Output
+    activation: str
+    label_count: int | None
+    labels: Annotated[
+        list[Label], Field(description="In the order of the model's output; none of embeddings.")
+    ]
     engine: str
     precision: str
+    weights: Weights
     workers: int
     installed_at: str | None
     removed_at: str | None

@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 from shared import models
 from shared.database import Database, stamp
 from shared.jobs.claiming import LaneCursor, claim_batch
-from shared.jobs.recording import Failure, Outcome, Predictions, record
+from shared.jobs.recording import Embedding, Failure, Outcome, Predictions, record
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.settings import Settings
@@ -127,7 +127,11 @@ class Site:
         )
 
     def work(
-        self, version: int, result: Predictions | Failure | None = TABBY, *, limit: int = 100
+        self,
+        version: int,
+        result: Predictions | Embedding | Failure | None = TABBY,
+        *,
+        limit: int = 100,
     ) -> list[UUID]:
         """Claim what waits and record one result for all of it; None: leave it running."""
         claim = claim_batch(

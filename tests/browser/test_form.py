@@ -4,11 +4,13 @@ import re
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import update
 
 from shared.errors import Unavailable
+from shared.jobs.recording import Embedding
 from shared.tables import images, jobs
 from tests.browser.conftest import TABBY, Site, picture
 from web import submission
@@ -118,6 +120,38 @@ def test_how_a_job_may_end(
     assert told in answer.text
     assert "data-pending" not in answer.text
     assert answer.headers["Cache-Control"] == "private, no-cache"
+
+
+def test_an_embedding_is_told_by_its_length_and_its_beginning(
+    site: Site, client: FlaskClient
+) -> None:
+    version = site.install("vgg16")
+    page = client.post("/", data={"image": files(1)}).headers["Location"]
+    numbers = np.linspace(-1, 1, 512, dtype="<f4")
+    site.work(version, Embedding(numbers.tobytes()))
+    told = client.get(page).text
+    assert "512 numbers that describe the image" in told
+    assert "-1, -0.9961, -0.9922, -0.9883, -0.9843" in told
+    assert f'href="/v1{page}"' in told
+    assert "512 numbers" in client.get("/history").text
+
+
+def test_scores_of_any_size_are_no_percentages(site: Site, client: FlaskClient) -> None:
+    """Of a model whose last activation is none."""
+    version = site.install("vgg16")
+    page = client.post("/", data={"image": files(1)}).headers["Location"]
+    site.work(version, [("n1", "tabby", 12.5), ("n2", "lynx", 2.5), ("n3", "bag", -3.0)])
+    told = client.get(page).text
+    assert "The image you uploaded is a tabby (12.5)" in told
+    assert 'value="0.2"' in told
+    assert "%" not in told.partition('<ol class="scores"')[2].partition("</ol>")[0]
+
+
+def test_a_model_is_chosen_by_its_address_without_scripts(site: Site, client: FlaskClient) -> None:
+    site.install("vgg16")
+    site.install("mobilenet_v2")
+    assert '<option value="vgg16" selected>' in client.get("/?model=nobody").text
+    assert '<option value="mobilenet_v2" selected>' in client.get("/?model=mobilenet_v2").text
 
 
 def test_a_job_of_a_removed_image_is_still_told(site: Site, client: FlaskClient) -> None:

@@ -234,11 +234,34 @@ def test_a_download_is_shown_as_it_goes_and_jobs_wait_for_it(site: Site, visit: 
     page.goto(site.url)
     bar = page.get_by_role("progressbar", name="Download of vgg16")
     expect(bar).to_have_attribute("value", "25")
-    expect(page.locator(".model")).to_contain_text("132 MB of 528 MB (25 %)")
+    card = page.locator(".model", has_text="vgg16")
+    expect(card).to_contain_text("132 MB of 528 MB (25 %)")
     page.set_input_files("#image", upload("cat.png"))
     page.get_by_role("button", name="Predict").click()
     expect(page.locator("h1")).to_have_text("Waiting for vgg16 to be downloaded")
     expect(bar).to_have_attribute("value", "25")
+
+
+def test_the_quick_model_is_offered_while_the_other_is_not_there_and_chosen_by_nobody_else(
+    site: Site, visit: Visit
+) -> None:
+    site.download("vgg16", 132_000_000, 528_000_000)
+    page = visit()
+    page.goto(site.url)
+    card, model = page.locator(".model").nth(1), page.get_by_label("Model", exact=True)
+    expect(card.locator("h3")).to_have_text("mobilenet_v2")
+    expect(card).to_contain_text("The quick one: 14 MB to download")
+    expect(card.locator("code")).to_have_text(["classify models pull mobilenet_v2"])
+    page.set_input_files("#image", upload("cat.png"))
+    serving(site, "mobilenet_v2")
+    page.get_by_role("link", name="Use mobilenet_v2 meanwhile").click()
+    expect(model).to_have_value("mobilenet_v2")
+    expect(page.locator(".chosen-item")).to_have_count(1)  # what was chosen is not lost
+    page.goto(site.url)
+    expect(model).to_have_value("vgg16")
+    serving(site)
+    expect(card.locator("h3")).to_have_text("mobilenet_v2")
+    expect(page.locator("[data-choose]")).to_have_count(0)
 
 
 def test_a_model_without_a_worker_says_so(site: Site, visit: Visit) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from shared.jobs.recording import Failure
+from shared.jobs.recording import Embedding, Failure
 from tests.browser.conftest import Site, upload
 
 pytestmark = pytest.mark.browser
@@ -73,6 +73,8 @@ def test_the_form_fits_in_every_state(site: Site, looker: Looker) -> None:
     looker.look("form-refused")
     site.download("vgg16", 132_000_000, 528_000_000)
     looker.form("form-downloading")
+    site.start_worker(site.install("mobilenet_v2", version="fedcba987654"))
+    looker.form("form-quick")
     vgg16 = site.install("vgg16")
     looker.form("form-loading")
     site.start_worker(vgg16)
@@ -92,6 +94,10 @@ def test_jobs_and_errors_fit_in_every_state(site: Site, looker: Looker) -> None:
     site.work(vgg16)
     expect(page.locator(".scores")).to_be_visible()
     looker.look("job-succeeded")
+    looker.send(upload("embedding.png", hue=120))
+    site.work(vgg16, Embedding(b"\xcd\xcc\x4c\x3e" * 512))
+    expect(page.locator("h1")).to_contain_text("512 numbers")
+    looker.look("job-embedding")
     looker.send(upload("running.png", hue=180))
     site.work(vgg16, None)
     expect(page.locator("h1")).to_contain_text("Classifying")

@@ -1,5 +1,6 @@
 """The model calls: what is installed, what is coming, and what mends what is missing."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 from sqlalchemy import insert, update
@@ -18,6 +19,7 @@ def test_an_installed_model_is_ready(api_anywhere: API) -> None:
     assert body["default"] is False
     assert body["input_size"] == {"width": 24, "height": 32}
     assert body["label_count"] == 10
+    assert (body["output"], body["activation"]) == ("scores", "softmax")
     assert (body["engine"], body["precision"]) == ("tensorflow", "float32")
     assert body["workers"] == 0
     assert body["progress"] is body["reason"] is body["mend"] is None
@@ -64,8 +66,21 @@ def test_a_version_has_its_labels(api: API) -> None:
     body = api.client.get(f"/v1/models/digits/versions/{VERSION}").json
     assert body["current"] is True
     assert body["labels"] == [{"class_id": c, "label": label} for c, label in LABELS]
+    assert body["weights"] == {"sha256": SPEC.sha256, "size_bytes": SPEC.size_bytes}
+    assert (body["output"], body["activation"]) == ("scores", "softmax")
     assert body["installed_at"]
     assert body["removed_at"] is None
+
+
+def test_a_model_of_embeddings_has_no_labels(api: API) -> None:
+    spec = replace(SPEC, output="embedding", activation="none")
+    api.database.transact(lambda c: models.install(c, "digits-avg", "ba9876543210", spec, []))
+    body = api.client.get("/v1/models/digits-avg").json
+    assert (body["output"], body["activation"]) == ("embedding", "none")
+    assert body["label_count"] is None
+    version = api.client.get("/v1/models/digits-avg/versions/ba9876543210").json
+    assert version["label_count"] is None
+    assert version["labels"] == []
 
 
 def test_a_removed_version_is_still_told(api: API) -> None:

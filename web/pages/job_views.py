@@ -11,7 +11,7 @@ from shared.errors import CODES
 from web.pages.model_views import ModelView, absence
 from web.pages.words import counted, duration, percent, time_of
 from web.representation import job_json, serving_version
-from web.schemas import Job, Queue
+from web.schemas import Job, Prediction, Queue
 
 _ADVICE = {
     "image_unreadable": "The file is damaged, or not what its name says. Open it in an image "
@@ -32,6 +32,8 @@ _SHOWN_BY_BROWSERS = frozenset(
     f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "avif")
 )
 _CANNOT_BE_SHOWN = frozenset({"image_unreadable", "image_too_large", "image_missing"})
+
+_FIRST = 5  # so many numbers of an embedding are shown
 
 BADGES = {
     "queued": "Waiting",
@@ -65,6 +67,7 @@ class JobView:
         image: Where the picture is, in a form that browsers show; None where it can't be shown.
         thumbnail: The same, small.
         picture_note: What stands below, or instead of, the picture.
+        numbers: The beginning of an embedding.
         facts: The small print, as (name, value).
     """
 
@@ -86,6 +89,7 @@ class JobView:
     sentences: tuple[str, ...] = ()
     advice: str = ""
     scores: list[Score] = field(default_factory=list)
+    numbers: str = ""
     facts: list[tuple[str, str]] = field(default_factory=list)
     model_view: ModelView | None = None
 
@@ -194,17 +198,32 @@ def _place(queue: Queue) -> str:
 
 def _tell_succeeded(view: JobView, job: Job) -> None:
     view.tone = "good"
-    view.scores = [
-        Score(each["label"], each["score"], percent(each["score"]))
-        for each in job["predictions"] or ()
-    ]
-    if view.scores:
+    view.scores = _bars(job["predictions"] or ())
+    if job["embedding"] is not None:
+        view.short = counted(len(job["embedding"]), "number", "numbers")
+        view.headline = f"{view.short} that describe the image"
+        view.numbers = ", ".join(f"{number:.4g}" for number in job["embedding"][:_FIRST])
+    elif view.scores:
         best = view.scores[0]
         view.short = f"{best.label} ({best.percent})"
         view.headline = f"The image you uploaded is a {view.short}"
     else:
         view.headline = "No label reaches the score that was asked for"
         view.sentences = (f"At least {percent(job['min_score'] or 0)} was asked for.",)
+
+
+def _bars(predictions: Sequence[Prediction]) -> list[Score]:
+    """Shares of one, where the scores are such; else numbers, and bars beside the best one's."""
+    scores = [each["score"] for each in predictions]
+    if all(0 <= score <= 1 for score in scores):
+        return [Score(each["label"], each["score"], percent(each["score"])) for each in predictions]
+    most = max(scores)
+    return [
+        Score(
+            each["label"], max(0.0, each["score"] / most) if most > 0 else 0, f"{each['score']:.4g}"
+        )
+        for each in predictions
+    ]
 
 
 def _tell_failed(view: JobView, job: Job) -> None:

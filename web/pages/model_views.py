@@ -1,7 +1,7 @@
 """The state of each model in words: on the form, and on the page of a job that waits for one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -11,6 +11,10 @@ from shared.jobs import queries
 from web.pages.words import counted, megabytes
 from web.representation import model_json
 from web.schemas import Model
+
+QUICK = "mobilenet_v2"
+# Sizes and accuracies: keras.io/api/applications.
+_QUICK_IS = "The quick one: 14 MB to download, and about as accurate."
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class ModelView:
         pending: Whether it may become ready without anybody's doing on this page.
         percent: Of its download, or None while the total is unknown.
         commands: What mends it, to be copied.
+        offered: Whether it is offered instead of one that is not there.
     """
 
     name: str
@@ -37,6 +42,7 @@ class ModelView:
     percent: int | None = None
     progress: str = ""
     commands: tuple[str, ...] = ()
+    offered: bool = False
 
     @property
     def announcement(self) -> str:
@@ -52,6 +58,36 @@ def view_models(connection: Connection, *, default: str) -> list[ModelView]:
         versions = models.versions_of(connection, row.name)
         views.append(_view(model_json(row, versions, workers, default=default), workers))
     return sorted(views, key=lambda view: (view.name != default, view.name))
+
+
+def offer_quick(views: Sequence[ModelView], selected: str) -> list[ModelView]:
+    """The views, and right after the selected model the quick one, if that is there sooner.
+
+    It is an offer: who wants it chooses it.
+    """
+    wanted = next((view for view in views if view.name == selected), None)
+    if wanted is None or wanted.name == QUICK or wanted.state not in ("downloading", "unavailable"):
+        return list(views)
+    quick = next((view for view in views if view.name == QUICK), None)
+    if quick is None:
+        quick = ModelView(
+            QUICK,
+            state="unavailable",
+            tone="bad",
+            badge="Not installed",
+            option="",
+            sentences=(),
+            pending=False,
+            commands=(f"classify models pull {QUICK}",),
+        )
+    quick = replace(
+        quick,
+        sentences=(_QUICK_IS, *quick.sentences),
+        offered=quick.state in ("ready", "loading"),
+    )
+    others = [view for view in views if view.name != QUICK]
+    at = others.index(wanted) + 1
+    return [*others[:at], quick, *others[at:]]
 
 
 def _view(model: Model, workers: Sequence[Row[Any]]) -> ModelView:

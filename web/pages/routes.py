@@ -18,7 +18,7 @@ from web.owners import current_owner
 from web.pages.form import Refusal, Submitted, refusal, submit_form
 from web.pages.history import history
 from web.pages.job_views import JobView, view_job
-from web.pages.model_views import view_models
+from web.pages.model_views import offer_quick, view_models
 from web.pages.previews import previews
 from web.pages.statistics import statistics
 from web.pages.status import existing_jobs, view_status
@@ -47,7 +47,7 @@ def keep_private(response: FlaskResponse) -> FlaskResponse:
 @pages.get("/")
 def index() -> Response:
     """The form, and the state of each model."""
-    return _form_page()
+    return _form_page(chosen=request.args.get("model"))
 
 
 @pages.post("/")
@@ -147,21 +147,27 @@ def status() -> str:
     )
 
 
-def _form_page(submitted: Submitted | None = None) -> Response:
+def _form_page(submitted: Submitted | None = None, *, chosen: str | None = None) -> Response:
     own = services()
     settings = own.settings
     with own.database.read() as connection:
         models = view_models(connection, default=settings.default_model)
+    if submitted is not None:
+        chosen = submitted.model
+    elif chosen not in {model.name for model in models}:
+        chosen = None
+    selected = chosen or settings.default_model
     ready = {model.name for model in models if model.state in ("ready", "loading", "waiting")}
     page = render_template(
         "index.html",
         models=models,
-        selected=submitted.model if submitted else settings.default_model,
+        panel=offer_quick(models, selected),
+        selected=selected,
         samples=_SAMPLES_MODEL in ready,
         refused=submitted.refused if submitted else [],
         limits=f"{NAMES}, up to {megabytes(settings.max_image_bytes)} each, "
         f"{counted(settings.max_images_per_form, 'image', 'images')} at once.",
-        refresh=url_for("pages.index"),
+        refresh=url_for("pages.index", model=chosen),
     )
     response = make_response(page, submitted.status if submitted else 200)
     for each in submitted.refused if submitted else ():

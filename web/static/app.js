@@ -118,6 +118,17 @@
     }
   });
 
+  // ---- Choose another model --------------------------------------------------------------------
+  // The link alone loads the page anew, and the images that were chosen would be gone.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-choose]");
+    const list = byId("model");
+    if (!link || !list) return;
+    event.preventDefault();
+    list.value = link.dataset.choose;
+    list.focus();
+  });
+
   // ---- The form --------------------------------------------------------------------------------
   const form = byId("form");
   if (!form) return;
