@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import pillow_heif
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin
 
+from shared.avif import coded_pixels
+
 # What Pillow's openers are asked for, in this order: AVIF and HEIF share a container, and each
 # leaves the other's files alone. Pillow knows many more formats; each parses a stranger's bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -36,6 +38,13 @@ NO_WHITE = (
 # Several images are decoded at a time already, one a core.
 _THREADS_OF_ONE_DECODER = 4
 
+# What may be decoded for each pixel that a file says it has: colours, transparency, a map for
+# bright screens; what the frames of an AVIF hold is known to a factor of four.
+_MOST_TIMES = 8
+_FREE_PIXELS = 2**20  # a tile may be larger than a small image
+
+_TILE_SIZE = (322, 323)  # TileWidth and TileLength, TIFF 6.0, section 15
+
 # The limit of the settings is checked on the header, by web and worker alike. Pillow's own limit
 # beside it, which belongs to the whole process, would be one too many.
 Image.MAX_IMAGE_PIXELS = None
@@ -58,7 +67,24 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels are fine
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_lie(image, data)
             yield image
+
+
+def _refuse_lie(image: Image.Image, data: bytes) -> None:
+    """Refuse what says that it is small, and is decoded at another size.
+
+    Pillow's other decoders allocate what the header says, and libheif refuses by itself.
+    """
+    decoded = 0
+    if image.format == "AVIF":
+        decoded = coded_pixels(data)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, length = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_SIZE)
+        decoded = width * length
+    pixels = image.width * image.height
+    if decoded > max(_MOST_TIMES * pixels, _FREE_PIXELS):
+        raise ValueError(f"it says that it has {pixels} pixels, and holds {decoded}")
 
 
 def has_white(image: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def bare_tiff(
     photometric: int = 1,
     sample_format: int = 1,
     packed: bytes | None = None,
+    tile: int | None = None,
 ) -> bytes:
     """An uncompressed grey TIFF (TIFF 6.0, section 4).
 
@@ -81,6 +83,7 @@ def bare_tiff(
         photometric: 0 where zero is white, 1 where it is black.
         sample_format: 1 unsigned, 2 signed, 3 floating point.
         packed: The pixels in 12 bits each.
+        tile: The pixels are those of one square tile of this side, and the image is 10 x 10.
     """
     height, width = pixels.shape
     strip = packed or pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
@@ -90,12 +93,18 @@ def bare_tiff(
         258: 12 if packed else pixels.itemsize * 8,
         259: 1,
         262: photometric,
-        273: 8 + 2 + 10 * 12 + 4,
+        273: 0,
         277: 1,
         278: height,
         279: len(strip),
         339: sample_format,
     }
+    if tile is not None:
+        for strips in (273, 278, 279):
+            del tags[strips]
+        strip = zlib.compress(strip)
+        tags |= {256: 10, 257: 10, 259: 8, 322: tile, 323: tile, 324: 0, 325: len(strip)}
+    tags[273 if tile is None else 324] = 8 + 2 + len(tags) * 12 + 4
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
-    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, v) for tag, v in tags.items())
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, v) for tag, v in sorted(tags.items()))
     return head + entries + bytes(4) + strip
