@@ -10,9 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.functional.service import Service
+from tests.pictures import (
+    LOSSLESS_HEIC,
+    TURNS,
+    encoded,
+    grey16,
+    high_bytes,
+    oriented,
+    several,
+    turned,
+)
 from tests.services import BrokerServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -24,7 +34,8 @@ keras.utils.set_random_seed(20260101)
 keras.applications.VGG16(weights=None).save_weights(sys.argv[1])
 """
 
-# The tutorial's chain, as it stands there, but for the labels, which Keras would download.
+# The tutorial's chain, as it stands there, but for the labels, which Keras would download, and the
+# images, which are predicted together: one at a time takes twice as long.
 TUTORIAL = """
 import json, sys
 import numpy as np
@@ -32,11 +43,9 @@ from keras.applications.vgg16 import VGG16, preprocess_input
 from keras.utils import img_to_array, load_img
 model = VGG16(weights=None)
 model.load_weights(sys.argv[1])
+images = np.stack([img_to_array(load_img(p, target_size=(224, 224))) for p in sys.argv[2:]])
 answers = {}
-for path in sys.argv[2:]:
-    image = img_to_array(load_img(path, target_size=(224, 224)))
-    image = image.reshape((1, *image.shape))
-    scores = model.predict(preprocess_input(image), verbose=0)[0]
+for path, scores in zip(sys.argv[2:], model.predict(preprocess_input(images), 8, verbose=0)):
     best = np.argsort(-scores)[:5]
     answers[path] = [(int(index), float(scores[index])) for index in best]
 print(json.dumps(answers))
@@ -79,50 +88,56 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def encode(image: Image.Image, kind: str, orientation: int | None = None) -> bytes:
-    file = io.BytesIO()
-    if orientation is None:
-        image.save(file, kind)
-    else:
-        exif = Image.Exif()
-        exif[0x112] = orientation
-        image.save(file, kind, exif=exif)
-    return file.getvalue()
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+def decoded(data: bytes) -> Image.Image:
+    """The first frame as it lies in the file, not turned."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
 
 
 def image_kinds() -> dict[str, tuple[bytes, bytes]]:
     """By name: what is sent to the service, and what the tutorial is given for it."""
     scene = picture(400, 300)
-    plain = {
-        "jpeg-rgb": encode(scene, "JPEG"),
-        "jpeg-grayscale": encode(scene.convert("L"), "JPEG"),
-        "jpeg-cmyk": encode(scene.convert("CMYK"), "JPEG"),
-        "png-rgba": encode(scene.convert("RGBA"), "PNG"),
-        "png-palette": encode(scene.convert("P"), "PNG"),
-        "webp": encode(scene, "WEBP"),
-        "gif": encode(scene, "GIF"),
-        "bmp": encode(scene, "BMP"),
-        "1x1": encode(picture(1, 1), "PNG"),
-        "1x4000": encode(picture(1, 4000), "PNG"),
-        "6000x4000": encode(picture(6000, 4000), "JPEG"),
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Red and green change places: whoever applied it would see another picture.
+    for old, new in ((b"rXYZ", b"once"), (b"gXYZ", b"rXYZ"), (b"once", b"gXYZ")):
+        profile = profile.replace(old, new)
+    alike = {
+        "jpeg-rgb": encoded(scene, "JPEG"),
+        "jpeg-grayscale": encoded(scene.convert("L"), "JPEG"),
+        "jpeg-cmyk": encoded(scene.convert("CMYK"), "JPEG"),
+        "jpeg-profile": encoded(scene, "JPEG", icc_profile=profile, quality=60),
+        "png-rgba": encoded(scene.convert("RGBA"), "PNG"),
+        "png-la": encoded(scene.convert("LA"), "PNG"),
+        "png-palette": encoded(scene.convert("P"), "PNG"),
+        "png-1-bit": encoded(scene.convert("1"), "PNG"),
+        "webp": encoded(scene, "WEBP"),
+        "gif": encoded(scene, "GIF"),
+        "bmp": encoded(scene, "BMP"),
+        "tiff-lzw": encoded(scene.rotate(180), "TIFF", compression="tiff_lzw"),
+        "avif": encoded(scene, "AVIF"),
+        "1x1": encoded(picture(1, 1), "PNG"),
+        "1x4000": encoded(picture(1, 4000), "PNG"),
+        "6000x4000": encoded(picture(6000, 4000), "JPEG"),
     }
-    kinds = {name: (data, data) for name, data in plain.items()}
-    for orientation, turn in _TURNS.items():
-        sent = encode(scene, "JPEG", orientation)
-        with Image.open(io.BytesIO(sent)) as decoded:
-            turned = encode(decoded.transpose(turn), "PNG")
-        kinds[f"exif-{orientation}"] = (sent, turned)
+    kinds = {name: (data, data) for name, data in alike.items()}
+
+    def add(name: str, sent: bytes, seen: Image.Image) -> None:
+        kinds[name] = (sent, encoded(seen, "PNG"))
+
+    values = grey16(400, 300)
+    add("png-16-bit", encoded(Image.fromarray(values), "PNG"), high_bytes(values))
+    for format_ in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = several(scene, format_)
+        add(f"{format_.lower()}-several", data, decoded(data))
+    for orientation in TURNS:
+        data = oriented(scene, "JPEG", orientation)
+        add(f"exif-{orientation}", data, turned(decoded(data), orientation))
+    for format_, orientation in (("PNG", 6), ("WEBP", 7), ("AVIF", 8)):
+        data = oriented(scene, format_, orientation)
+        add(f"{format_.lower()}-exif-{orientation}", data, turned(decoded(data), orientation))
+    small = scene.resize((120, 90))
+    add("heic", encoded(small, "HEIF", **LOSSLESS_HEIC), small)
+    add("heic-exif-6", oriented(small, "HEIF", 6, **LOSSLESS_HEIC), turned(small, 6))
     return kinds
 
 
