@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -156,12 +157,21 @@ def test_what_the_decoder_turns_by_itself_is_not_turned_twice(
 
 
 GREY = grey16(90, 60)
+
+
+def heic_of_10_bits() -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_bytes("I;16", (90, 60), GREY.tobytes()).save(file, quality=-1)
+    return file.getvalue()
+
+
 SIXTEEN_BITS: dict[str, Callable[[], bytes]] = {
     "png": lambda: encoded(Image.fromarray(GREY), "PNG"),
     "tiff": lambda: bare_tiff(GREY),
     "tiff, big-endian": lambda: bare_tiff(GREY, order=">"),
     "tiff, white is zero": lambda: bare_tiff(65535 - GREY, photometric=0),
     "tiff, 12 bit": lambda: bare_tiff(GREY, packed=packed12(GREY)),
+    "heic, 10 bit": heic_of_10_bits,
 }
 
 
