@@ -20,6 +20,7 @@ help:
 	@echo 'make check    format, lint, types and every test'
 	@echo 'make lint     format, lint and types without the tests; make format mends what it can'
 	@echo 'make docs     write anew what is generated in docs/, and the answers its pages show'
+	@echo 'make screenshots  take the pictures in docs/screenshots anew'
 	@echo 'make lock     write requirements/ anew from pyproject.toml (needs uv)'
 
 .PHONY: run
@@ -78,6 +79,10 @@ format: $(DEV_STAMP)
 docs: $(DEV_STAMP)
 	$(BIN)/python -m scripts.settings_page
 	WRITE_DOCS=1 $(BIN)/python -m pytest --require-services tests/docs
+
+.PHONY: screenshots
+screenshots: $(DEV_STAMP)
+	$(BIN)/python -m scripts.screenshots
 
 # Names, versions and hashes only: no addresses.
 .PHONY: lock
