@@ -122,7 +122,7 @@ class Reader:
     def shown(self, block: Block) -> str:
         """What the block should say: the real answer, with the ids that the page uses."""
         if block.language == "text":
-            return self._as_on_page(self.output)
+            return self._as_on_page(re.sub(r" +$", "", self.output, flags=re.MULTILINE))
         head, body = _split(self.output) if block.language == "http" else ("", self.output)
         old = _split(block.text)[1] if head else block.text
         old_value = parse(old) if old.strip() else None
