@@ -169,6 +169,12 @@ def test_a_download_whose_process_ended_is_taken_over(vgg16: Stage) -> None:
     assert (state.download_token, state.download_bytes, state.download_error) == (token, 0, None)
 
 
+def test_who_comes_back_with_its_own_token_goes_on_at_once(vgg16: Stage) -> None:
+    token = begin(vgg16)
+    assert vgg16.database.transact(lambda c: models.begin_download(c, "vgg16", token, 60))
+    assert not begin(vgg16)
+
+
 def test_a_download_tells_how_far_it_is_until_it_ends(vgg16: Stage) -> None:
     token = begin(vgg16)
     vgg16.database.transact(lambda c: models.renew_download(c, token, 5, 10, 60))

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
@@ -27,6 +26,7 @@ from shared.errors import ProblemError, ServiceError
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.storage.local import LocalStorage
+from tests.mirror import Mirror, mirror
 from tests.services import free_port, wait_until
 
 
@@ -42,75 +42,10 @@ def weights(seed: int) -> bytes:
 CONTENT, OTHER = weights(1), weights(2)
 
 
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT, and may be told to do it badly."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.content = CONTENT
-        self.status = 200
-        self.break_after: list[int] = []  # bytes after which each of the next answers breaks off
-        self.ranges = True
-        self.etag = True
-        self.seen: list[str | None] = []
-        self.hold: threading.Event | None = None  # wait for it in the middle of the body
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server = self.server
-        etag = f'"{hashlib.sha1(server.content).hexdigest()}"'
-        asked = self.headers.get("Range")
-        server.seen.append(asked)
-        if self.headers.get("If-Range") != etag:
-            asked = None
-        if server.status != 200:
-            self.send_error(server.status)
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
-        if start >= len(server.content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(server.content)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            end = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
-        self.send_header("Content-Length", str(len(body)))
-        if server.etag:
-            self.send_header("ETag", etag)
-        self.end_headers()
-        limit = server.break_after.pop(0) if server.break_after else len(body)
-        if server.hold is not None:
-            self.wfile.write(body[: limit // 2])
-            self.wfile.flush()
-            server.hold.wait(20)
-            body, limit = body[limit // 2 :], limit - limit // 2
-        self.wfile.write(body[:limit])
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    if server.hold is not None:
-        server.hold.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server() -> Iterator[Mirror]:
+    with mirror(CONTENT) as running:
+        yield running
 
 
 class Place:
@@ -171,7 +106,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     place.database.close()
 
 
-def test_good_file_is_installed_and_current(place: Place, server: Server) -> None:
+def test_good_file_is_installed_and_current(place: Place, server: Mirror) -> None:
     told: list[tuple[int, int | None]] = []
     version = place.pull(server.url, progress=lambda done, total: told.append((done, total)))
     row = place.row()
@@ -189,7 +124,7 @@ def test_good_file_is_installed_and_current(place: Place, server: Server) -> Non
     assert list(place.downloads.iterdir()) == []
 
 
-def test_wrong_checksum_is_refused_and_deleted(place: Place, server: Server) -> None:
+def test_wrong_checksum_is_refused_and_deleted(place: Place, server: Mirror) -> None:
     place.pull(server.url)
     good = place.row().current_version
     server.content = OTHER
@@ -199,7 +134,7 @@ def test_wrong_checksum_is_refused_and_deleted(place: Place, server: Server) -> 
     assert not place.partial.exists()
 
 
-def test_short_body_is_refused(place: Place, server: Server) -> None:
+def test_short_body_is_refused(place: Place, server: Mirror) -> None:
     """The server says, and sends, less than the whole file."""
     server.content = CONTENT[:1000]
     with pytest.raises(FetchError, match=r"is not weights\.h5"):
@@ -209,7 +144,7 @@ def test_short_body_is_refused(place: Place, server: Server) -> None:
     assert "MD5" in str(place.row().download_error)
 
 
-def test_not_found(place: Place, server: Server) -> None:
+def test_not_found(place: Place, server: Mirror) -> None:
     server.status = 404
     with pytest.raises(FetchError, match=r"127\.0\.0\.1 answered 404 Not Found for http"):
         place.pull(server.url)
@@ -261,7 +196,7 @@ def test_unreachable_proxy_is_named(place: Place, monkeypatch: pytest.MonkeyPatc
         place.pull("http://weights.example")
 
 
-def test_break_is_resumed_within_one_pull(place: Place, server: Server) -> None:
+def test_break_is_resumed_within_one_pull(place: Place, server: Mirror) -> None:
     server.break_after = [700_000]
     place.pull(server.url)
     assert server.seen[0] is None
@@ -270,7 +205,7 @@ def test_break_is_resumed_within_one_pull(place: Place, server: Server) -> None:
     assert place.row().current_version is not None
 
 
-def test_next_pull_goes_on_from_where_the_last_broke(place: Place, server: Server) -> None:
+def test_next_pull_goes_on_from_where_the_last_broke(place: Place, server: Mirror) -> None:
     place.begin(CONTENT[:1_000_000])
     place.pull(server.url)
     assert server.seen == ["bytes=1000000-"]
@@ -278,14 +213,14 @@ def test_next_pull_goes_on_from_where_the_last_broke(place: Place, server: Serve
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_useless_partial_file_is_begun_anew(place: Place, server: Server, ranges: bool) -> None:
+def test_useless_partial_file_is_begun_anew(place: Place, server: Mirror, ranges: bool) -> None:
     server.ranges = ranges
     place.begin(b"x" * (len(CONTENT) + 5))
     place.pull(server.url)
     assert place.row().current_version is not None
 
 
-def test_a_beginning_of_another_file_is_begun_anew(place: Place, server: Server) -> None:
+def test_a_beginning_of_another_file_is_begun_anew(place: Place, server: Mirror) -> None:
     """Two halves of different files would make a whole that nobody has seen."""
     place.begin(OTHER[:1_000_000], of=OTHER)
     place.pull(server.url)
@@ -293,7 +228,7 @@ def test_a_beginning_of_another_file_is_begun_anew(place: Place, server: Server)
     assert place.row().current_version is not None
 
 
-def test_a_beginning_of_nobody_knows_what_is_begun_anew(place: Place, server: Server) -> None:
+def test_a_beginning_of_nobody_knows_what_is_begun_anew(place: Place, server: Mirror) -> None:
     server.etag = False
     server.break_after = [700_000]
     place.pull(server.url)
@@ -301,7 +236,7 @@ def test_a_beginning_of_nobody_knows_what_is_begun_anew(place: Place, server: Se
     assert place.row().current_version is not None
 
 
-def test_a_file_that_was_complete_is_not_fetched_again(place: Place, server: Server) -> None:
+def test_a_file_that_was_complete_is_not_fetched_again(place: Place, server: Mirror) -> None:
     """As after a kill between the last byte and the installation."""
     place.begin(CONTENT)
     told: list[tuple[int, int | None]] = []
@@ -313,7 +248,7 @@ def test_a_file_that_was_complete_is_not_fetched_again(place: Place, server: Ser
 
 
 def test_server_that_always_breaks_off(
-    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
+    place: Place, server: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.begin(CONTENT[:1000])
     server.break_after = [0] * 10
@@ -323,7 +258,7 @@ def test_server_that_always_breaks_off(
     assert place.partial.stat().st_size == 1000
 
 
-def test_jobs_are_accepted_while_it_runs_and_not_before(place: Place, server: Server) -> None:
+def test_jobs_are_accepted_while_it_runs_and_not_before(place: Place, server: Mirror) -> None:
     assert not place.accepts()
     server.hold = threading.Event()
     first = threading.Thread(target=place.pull, args=(server.url,))
@@ -345,7 +280,7 @@ def test_jobs_are_accepted_while_it_runs_and_not_before(place: Place, server: Se
     assert place.row().current_version is not None
 
 
-def test_interrupted_download_can_be_taken_up(place: Place, server: Server) -> None:
+def test_interrupted_download_can_be_taken_up(place: Place, server: Mirror) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted):
@@ -358,7 +293,7 @@ def test_interrupted_download_can_be_taken_up(place: Place, server: Server) -> N
     assert server.seen[1] is not None
 
 
-def test_cache_of_keras_is_used_when_its_sum_is_right(place: Place, server: Server) -> None:
+def test_cache_of_keras_is_used_when_its_sum_is_right(place: Place, server: Mirror) -> None:
     cache = Path.home() / ".keras" / "models"
     cache.mkdir(parents=True)
     (cache / "weights.h5").write_bytes(CONTENT)
@@ -367,7 +302,7 @@ def test_cache_of_keras_is_used_when_its_sum_is_right(place: Place, server: Serv
     assert place.storage.read(f"models/{version}/weights.weights.h5") == CONTENT
 
 
-def test_damaged_cache_of_keras_is_passed_over(place: Place, server: Server) -> None:
+def test_damaged_cache_of_keras_is_passed_over(place: Place, server: Mirror) -> None:
     cache = Path.home() / ".keras" / "models"
     cache.mkdir(parents=True)
     (cache / "weights.h5").write_bytes(CONTENT[:-1])
@@ -376,7 +311,7 @@ def test_damaged_cache_of_keras_is_passed_over(place: Place, server: Server) -> 
 
 
 def test_full_disk_is_noticed_before(
-    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch
+    place: Place, server: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = download.shutil.disk_usage(place.downloads.parent)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
@@ -385,14 +320,14 @@ def test_full_disk_is_noticed_before(
     assert not place.accepts()
 
 
-def test_same_content_is_the_same_version_everywhere(place: Place, server: Server) -> None:
+def test_same_content_is_the_same_version_everywhere(place: Place, server: Mirror) -> None:
     first = place.pull(server.url)
     assert place.pull(server.url) == first
     place.entry = replace(place.entry, height=128)
     assert place.pull(server.url) != first
 
 
-def test_who_was_killed_takes_up_its_own_download_at_once(place: Place, server: Server) -> None:
+def test_who_was_killed_takes_up_its_own_download_at_once(place: Place, server: Mirror) -> None:
     """Its lease has not lapsed; another one's would have to."""
 
     def leave(connection: object) -> None:
@@ -404,7 +339,7 @@ def test_who_was_killed_takes_up_its_own_download_at_once(place: Place, server: 
     assert place.row().current_version is not None
 
 
-def test_a_model_that_nobody_knew_is_known_once_it_is_pulled(place: Place, server: Server) -> None:
+def test_a_model_that_nobody_knew_is_known_once_it_is_pulled(place: Place, server: Mirror) -> None:
     place.entry = replace(place.entry, name="another")
     place.pull(server.url)
     with place.database.read() as connection:
@@ -431,14 +366,14 @@ def sumless(place: Place) -> Place:
     return place
 
 
-def test_without_a_sum_of_keras_it_is_loaded_first(sumless: Place, server: Server) -> None:
+def test_without_a_sum_of_keras_it_is_loaded_first(sumless: Place, server: Mirror) -> None:
     judge = Judge()
     sumless.pull(server.url, check=judge)
     assert judge.seen == [(hashlib.sha256(CONTENT).hexdigest(), ["weights.weights.h5"])]
 
 
 def test_what_cannot_be_loaded_is_deleted_and_replaces_nothing(
-    sumless: Place, server: Server
+    sumless: Place, server: Mirror
 ) -> None:
     with pytest.raises(FetchError, match=r"sent cannot be used: too small \(2\.0 MiB came, and w"):
         sumless.pull(server.url, check=Judge(NotAModel("too small")))
@@ -449,7 +384,7 @@ def test_what_cannot_be_loaded_is_deleted_and_replaces_nothing(
 
 @pytest.mark.parametrize("content", [b"<html>Sign in</html>" * 99, CONTENT[:-1000]])
 def test_a_page_and_a_short_file_are_told_without_loading_them(
-    sumless: Place, server: Server, content: bytes
+    sumless: Place, server: Mirror, content: bytes
 ) -> None:
     server.content = content
     judge = Judge()
@@ -458,7 +393,7 @@ def test_a_page_and_a_short_file_are_told_without_loading_them(
     assert judge.seen == []
 
 
-def test_a_machine_that_cannot_load_it_keeps_what_came(sumless: Place, server: Server) -> None:
+def test_a_machine_that_cannot_load_it_keeps_what_came(sumless: Place, server: Mirror) -> None:
     """That says nothing about the file."""
     with pytest.raises(ServiceError, match="too little memory"):
         sumless.pull(server.url, check=Judge(ServiceError("too little memory")))
@@ -466,7 +401,7 @@ def test_a_machine_that_cannot_load_it_keeps_what_came(sumless: Place, server: S
     assert sumless.row().download_error == "too little memory."
 
 
-def test_the_source_cannot_exchange_a_file_later(sumless: Place, server: Server) -> None:
+def test_the_source_cannot_exchange_a_file_later(sumless: Place, server: Mirror) -> None:
     version = sumless.pull(server.url, check=Judge())
     good = sumless.row().current_version
     server.content = OTHER
@@ -480,7 +415,7 @@ def test_the_source_cannot_exchange_a_file_later(sumless: Place, server: Server)
     assert sumless.row().download_error is None
 
 
-def test_a_cached_file_that_cannot_be_loaded_is_passed_over(sumless: Place, server: Server) -> None:
+def test_a_cached_file_that_cannot_be_loaded_is_passed_over(sumless: Place, server: Mirror) -> None:
     cache = Path.home() / ".keras" / "models"
     cache.mkdir(parents=True)
     (cache / "weights.h5").write_bytes(CONTENT[:-1])

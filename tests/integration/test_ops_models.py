@@ -13,12 +13,13 @@ import pytest
 from ops.catalogue import BUNDLED, DOWNLOADS, Entry
 from ops.directory import install_directory
 from ops.install import Labels, NotAModel, version_of
-from ops.models import prepare
+from ops.models import prepare, wanted
 from ops.weights import import_weights
 from shared import models
 from shared.database import Database
 from shared.errors import ServiceError
 from shared.models import ModelSpec
+from shared.settings import Settings
 from shared.storage.local import LocalStorage
 from tests.integration.model_files import archive, classify, hdf5
 from tests.services import ROOT
@@ -189,6 +190,14 @@ def test_without_its_top_it_gives_embeddings_and_has_no_labels(place: Place) -> 
     assert version.spec.output == "embedding"
     assert version.spec.activation == "none"
     assert version.spec.options == {"include_top": False, "pooling": "avg"}
+
+
+def test_wanted_are_the_downloads_and_a_default_that_can_be_pulled() -> None:
+    def names(**values: object) -> list[str]:
+        return wanted(Settings(_env_file=None, **values))  # type: ignore[call-arg, arg-type]
+
+    assert names() == ["mobilenet_v2", "vgg16"]
+    assert names(download=("vgg16-avg", "cat"), default_model="digits") == ["vgg16-avg"]
 
 
 def test_only_what_somebody_will_ask_for_is_known(place: Place) -> None:
