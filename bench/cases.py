@@ -63,7 +63,7 @@ class NoStorage:
         """There is nothing."""
         raise ObjectMissing(prefix)
 
-    def delete(self, name: str) -> None:
+    def delete(self, *names: str) -> None:
         """It is gone already."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:

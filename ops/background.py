@@ -23,7 +23,7 @@ from shared.errors import ServiceError, Unavailable
 from shared.heartbeat import beat
 from shared.jobs.recovery import Recovery
 from shared.settings import Settings
-from shared.storage.local import open_storage
+from shared.storage.opening import open_storage
 from shared.storage.protocol import Storage
 from shared.sweep import Sweep
 
@@ -44,7 +44,7 @@ def run_background(settings: Settings) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
     stop = threading.Event()
     database = Database(settings.database, pool_size=4)
-    storage = open_storage(settings.data_dir)
+    storage = open_storage(settings)
     rounds: list[tuple[str, Callable[[], None]]] = [
         (
             "recovery",

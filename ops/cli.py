@@ -124,10 +124,10 @@ def upgrade(settings: "Settings", as_json: bool) -> int:
     """Bring the schema up to date and make the bundled models known."""
     from ops.models import prepare, wanted
     from shared.database import Database
-    from shared.storage.local import open_storage
+    from shared.storage.opening import open_storage
 
     database = Database(settings.database, pool_size=2)
-    prepare(database, open_storage(settings.data_dir), wanted(settings))
+    prepare(database, open_storage(settings), wanted(settings))
     database.close()
     click.echo(json.dumps({"upgraded": True}) if as_json else "The database is up to date.")
     return 0

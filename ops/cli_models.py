@@ -93,9 +93,9 @@ def open_registry(settings: "Settings") -> "tuple[Database, Storage]":
     from ops.models import prepare, wanted
     from shared import migrations
     from shared.database import Database
-    from shared.storage.local import open_storage
+    from shared.storage.opening import open_storage
 
-    database, storage = Database(settings.database, pool_size=3), open_storage(settings.data_dir)
+    database, storage = Database(settings.database, pool_size=3), open_storage(settings)
     if database.is_sqlite:
         prepare(database, storage, wanted(settings))
     elif not migrations.is_current(database):

@@ -17,7 +17,7 @@ from ops.supervisor import Part, Supervisor, python_part
 from shared.database import Database
 from shared.errors import ServiceError
 from shared.settings import Settings
-from shared.storage.local import open_storage
+from shared.storage.opening import open_storage
 
 _LINGER_SECONDS = 10.0  # how long the children of a killed service may still hold the address
 _HEAD_START_SECONDS = 8.0
@@ -45,7 +45,7 @@ def run_up(settings: Settings) -> int:
             _start_broker(supervisor, broker)
         database = Database(settings.database, pool_size=2)
         stack.callback(database.close)
-        models.prepare(database, open_storage(settings.data_dir), models.wanted(settings))
+        models.prepare(database, open_storage(settings), models.wanted(settings))
         announcer = Announcer(settings, database)
         options = ["--ends-broker", str(broker.socket)] if broker else []
         supervisor.start(python_part("web", environment, supervisor.parent_fd))

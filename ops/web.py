@@ -80,6 +80,9 @@ def run_web(settings: Settings) -> int:
     """Serve until SIGTERM."""
     # Imported once, before the processes fork; each makes an app of its own.
     import web.app  # noqa: F401
+    from shared.storage.opening import open_storage
+
+    open_storage(settings)  # what can't be is said here, once, and not by each process
 
     try:
         WebServer(settings).run()

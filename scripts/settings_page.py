@@ -21,8 +21,8 @@ service is started; the environment goes before the file, and an option of the c
 (`--data-dir`, `--bind`) before both. A name that begins with `CLASSIFIER_` and is not listed here
 stops the service at its start, so that no slip of the pen is passed over.
 
-`DATABASE_URL` and `REDIS_URL` may come from a file, as container secrets do: `DATABASE_URL_FILE`
-and `REDIS_URL_FILE` name it.
+`DATABASE_URL`, `REDIS_URL`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` may come from a file,
+as container secrets do: `DATABASE_URL_FILE` and so on name it.
 """
 
 

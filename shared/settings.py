@@ -12,6 +12,7 @@ from shared.errors import ConfigurationError
 
 PREFIX = "CLASSIFIER_"
 _ENV_FILE = ".env"
+_SECRETS = ("DATABASE_URL", "REDIS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 class Settings(BaseSettings):
@@ -33,6 +34,45 @@ class Settings(BaseSettings):
         None,
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
         description="The broker; without it, `classify up` starts one of its own.",
+    )
+
+    # Where images and models are kept
+    storage_url: str | None = Field(
+        None,
+        description="`s3://bucket/prefix` or `file:///path`; without it, in the data directory.",
+    )
+    storage_timeout_seconds: float = Field(
+        10, gt=0, description="Longest wait for S3 to take or give an image."
+    )
+    aws_endpoint_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_ENDPOINT_URL", "aws_endpoint_url"),
+        description="Address of a storage that speaks S3's protocol; without it, AWS.",
+    )
+    aws_region: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_REGION", "aws_region"),
+        description="Region of the bucket; without it, us-east-1.",
+    )
+    aws_access_key_id: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_ACCESS_KEY_ID", "aws_access_key_id"),
+        description="Key of the bucket; without it, the role of the machine or container is taken.",
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key"),
+        description="Secret of that key.",
+    )
+    aws_session_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_SESSION_TOKEN", "aws_session_token"),
+        description="Token of that key, if it is a temporary one.",
+    )
+    aws_profile: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_PROFILE", "aws_profile"),
+        description="Profile in ~/.aws whose credentials are taken; needs the package boto3.",
     )
 
     # What comes in
@@ -124,6 +164,11 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.data_dir.absolute() / 'classifier.db'}"
 
     @property
+    def storage(self) -> str:
+        """The URL of the place of images and models."""
+        return self.storage_url or (self.data_dir.absolute() / "objects").as_uri()
+
+    @property
     def broker(self) -> str | None:
         """The broker's URL, or None where `classify up` has yet to start one."""
         return None if self.redis_url is None else self.redis_url.get_secret_value()
@@ -161,7 +206,7 @@ def load_settings(**flags: Any) -> Settings:
     _refuse_unknown(values)
     secrets = {
         name.lower(): _read_secret(Path(path))
-        for name in ("DATABASE_URL", "REDIS_URL")
+        for name in _SECRETS
         if (path := values.get(f"{name}_FILE")) and not values.get(name)
     }
     given = {name: value for name, value in flags.items() if value is not None}

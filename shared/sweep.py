@@ -94,9 +94,7 @@ class Sweep:
             rows = self.database.transact(lambda connection: _delete_images(connection, names))
         except IntegrityError:
             return 0  # the foreign key has the last word: a job came in between
-        for row in rows:
-            if row.object is not None:
-                self.storage.delete(row.object)
+        self.storage.delete(*(row.object for row in rows if row.object is not None))
         return len(rows)
 
     def remove_orphans(self) -> int:
@@ -122,8 +120,7 @@ class Sweep:
                 )
             )
         unnamed = [name for name in names if name not in named]
-        for name in unnamed:
-            self.storage.delete(name)
+        self.storage.delete(*unnamed)
         return len(unnamed)
 
     def forget_idempotency_keys(self) -> int:

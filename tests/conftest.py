@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from tests.services import BrokerServer, PostgresServer, ServiceMissing, browser_options
+from tests.services import (
+    BrokerServer,
+    PostgresServer,
+    S3Server,
+    ServiceMissing,
+    browser_options,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -68,6 +74,24 @@ def postgres_server(_postgres_server: PostgresServer) -> PostgresServer:
         _postgres_server.thaw()
     _postgres_server.start()
     return _postgres_server
+
+
+@pytest.fixture(scope="session")
+def _s3_server(pytestconfig: pytest.Config) -> Iterator[S3Server]:
+    server = _have(S3Server, pytestconfig)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def s3_server(_s3_server: S3Server) -> S3Server:
+    """An S3 that is up and takes any keys. A test may freeze or kill it."""
+    if _s3_server.running:
+        _s3_server.thaw()
+    _s3_server.start()
+    return _s3_server
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The real services that tests run against: a broker, PostgreSQL and a browser.
+"""The real services that tests run against: a broker, PostgreSQL, S3 and a browser.
 
 Each is started by us, on loopback or a socket of its own, in a directory of its own, and ended by
 its process id. `tests/conftest.py` makes fixtures of them.
@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import redis
+import requests
 
 from ops.broker import find_binary
 from shared.errors import ServiceError
@@ -359,6 +360,76 @@ class PostgresServer(_Server):
         self.stop()
         for directory in (self.directory, self.data):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+class S3Server(_Server):
+    """Moto's server, which speaks S3's protocol, on loopback, with one empty bucket.
+
+    It keeps everything in memory: after `kill()` and `start()` the bucket is there and empty.
+    """
+
+    name = "S3"
+    bucket = "bucket"
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("moto") is None:
+            raise ServiceMissing("no S3 server: pip install 'moto[s3]' flask-cors")
+        super().__init__(Path(tempfile.mkdtemp(prefix="s3-")))
+
+    @property
+    def endpoint(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def url(self) -> str:
+        """A place of its own in the bucket, as `storage_url` takes it."""
+        return f"s3://{self.bucket}/{uuid.uuid4().hex}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What leads there, beside `storage_url`; as environment variables in capitals."""
+        return {
+            "aws_endpoint_url": self.endpoint,
+            "aws_region": "us-east-1",
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+        }
+
+    def start(self) -> None:
+        if self.running:
+            return
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self._spawn(command)
+        self._wait_until_up(self._has_bucket)
+
+    def _has_bucket(self) -> bool:
+        with suppress(requests.ConnectionError):
+            return requests.put(f"{self.endpoint}/{self.bucket}", timeout=5).ok
+        return False
+
+    @contextmanager
+    def refusing_keys(self) -> Iterator[None]:
+        """Meanwhile it knows nobody's key; else it takes any."""
+        address = f"{self.endpoint}/moto-api/reset-auth"
+        requests.post(address, data="0", timeout=5).raise_for_status()
+        try:
+            yield
+        finally:
+            requests.post(address, data="inf", timeout=5).raise_for_status()
+
+    def requests(self, method: str, address: str) -> int:
+        """How many requests it has had whose address begins with this path."""
+        log = self.log.read_text(encoding="utf-8", errors="replace")
+        return log.count(f'"{method} {address}')
+
+    def kill(self) -> None:
+        """End it as a crash would (`kill -9`): everything it held is gone."""
+        self._end(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it and remove its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def find_browser() -> Path:

@@ -7,7 +7,7 @@ from shared.database import Database
 from shared.logging import configure_logging
 from shared.queue import make_celery
 from shared.settings import Settings, load_settings
-from shared.storage.local import open_storage
+from shared.storage.opening import open_storage
 from web import headers, health, jobs, listing, models, openapi, pages, problems
 from web.renderer import Renderer
 from web.services import EXTENSION, ON_STOP, Services
@@ -59,7 +59,7 @@ def _make_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=database,
-        storage=open_storage(settings.data_dir),
+        storage=open_storage(settings),
         bell=Bell(celery),
         waiting=Waiting(database, most=settings.web_threads // 2),
         renderer=Renderer(

@@ -19,7 +19,7 @@ from shared.logging import configure_logging
 from shared.migrations import is_current
 from shared.queue import make_celery, queue_name
 from shared.settings import Settings
-from shared.storage.local import open_storage
+from shared.storage.opening import open_storage
 from worker.identity import register, take_slot
 from worker.process import WorkerProcess
 from worker.runtime import Runtime
@@ -41,7 +41,7 @@ def run_worker(settings: Settings) -> int:
     log.info("worker_starts", worker=str(who.id), slot=who.slot, jobs_taken_over=taken_over)
     app = make_celery(settings.broker, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS)
     consumer = _Consumer(app)
-    runtime = Runtime(settings, database, open_storage(settings.data_dir), who, Bell(app))
+    runtime = Runtime(settings, database, open_storage(settings), who, Bell(app))
     process = WorkerProcess(runtime, consumer.hear)
     add_bell(app, process.wake)
     return consumer.run(process, settings)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -49,17 +49,15 @@ class LocalStorage:
             raise ObjectMissing(prefix)
         return directory
 
-    def delete(self, name: str) -> None:
-        """See `Storage.delete`; the directory goes too when it is empty."""
-        path = self._path(name)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise Unavailable(f"the storage cannot delete: {error.strerror}") from error
-        try:
-            path.parent.rmdir()
-        except OSError:
-            return  # not empty, or gone already: both are as they should be
+    def delete(self, *names: str) -> None:
+        """See `Storage.delete`; a directory goes too when it is empty."""
+        for path in map(self._path, names):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise Unavailable(f"the storage cannot delete: {error.strerror}") from error
+            with suppress(OSError):  # not empty, or gone already: both are as they should be
+                path.parent.rmdir()
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """See `Storage.list`; unfinished writes are listed too, so that a sweep removes them."""
@@ -117,11 +115,6 @@ class LocalStorage:
             except (FileNotFoundError, FileExistsError) as error:
                 last = error
         raise last
-
-
-def open_storage(data_dir: Path) -> LocalStorage:
-    """The storage below the data directory."""
-    return LocalStorage(data_dir / "objects")
 
 
 def _sync_directory(directory: Path) -> None:

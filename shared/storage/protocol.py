@@ -38,8 +38,8 @@ class Storage(Protocol):
             ObjectMissing: There is nothing below `prefix`.
         """
 
-    def delete(self, name: str) -> None:
-        """Remove the object; one that is not there is no error."""
+    def delete(self, *names: str) -> None:
+        """Remove these objects; one that is not there is no error."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object below `prefix`."""

@@ -68,9 +68,10 @@ class MemoryStorage:
     def fetch_directory(self, prefix: str, cache: Path) -> Path:
         raise ObjectMissing(prefix)
 
-    def delete(self, name: str) -> None:
+    def delete(self, *names: str) -> None:
         self._ask()
-        self.objects.pop(name, None)
+        for name in names:
+            self.objects.pop(name, None)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         self._ask()

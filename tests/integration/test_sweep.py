@@ -1,10 +1,10 @@
-"""The sweep deletes what nothing needs, and nothing else, on both databases."""
+"""The sweep deletes what nothing needs, and nothing else, on both databases and storages."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,13 @@ from sqlalchemy import func, insert, select, update
 from shared import models
 from shared.database import Database, new_id, utc_now
 from shared.jobs.intake import Caller, JobOptions, NewImage, submit
-from shared.migrations import upgrade
 from shared.models import ModelSpec, Target
 from shared.settings import Settings
-from shared.storage.local import LocalStorage
+from shared.storage.opening import open_storage
+from shared.storage.protocol import StoredObject
 from shared.sweep import Sweep
 from shared.tables import idempotency_keys, images, jobs, model_versions, results, workers
+from tests.services import S3Server
 
 SPEC = ModelSpec("directory", "model.keras", 32, 32, "scale", "0" * 64, 1000)
 
@@ -26,19 +27,16 @@ SPEC = ModelSpec("directory", "model.keras", 32, 32, "scale", "0" * 64, 1000)
 class World:
     """A migrated database, a storage and a model, with what the sweep is about."""
 
-    def __init__(self, url: str, directory: Path) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self.database = Database(url)
-        upgrade(self.database)
-        self.root = directory / "objects"
-        self.storage = LocalStorage(self.root)
+        self.storage = open_storage(settings)
         self.version = self.database.transact(
             lambda connection: models.install(
                 connection, "digits", "0123456789ab", SPEC, [("0", "0")]
             )
         )
-        # An age of nearly nothing: the next listing is due at once.
-        self.settings = Settings(data_dir=directory, orphan_hours=1, idempotency_hours=24)
-        self.sweep = Sweep(self.database, self.storage, self.settings)
+        self.settings = settings
+        self.sweep = Sweep(self.database, self.storage, settings)
 
     def submit(self, data: bytes, key: str | None = None) -> NewImage:
         image = NewImage(data, "image/png", 1, 1)
@@ -63,6 +61,17 @@ class World:
             lambda connection: connection.execute(update(images).values(created_at=then))
         )
 
+    def age_objects(self, *names: str) -> None:
+        """Have listings tell that these were written long ago; in a bucket nobody can age them."""
+        listed = self.storage.list
+
+        def listing(prefix: str) -> Iterator[StoredObject]:
+            for found in listed(prefix):
+                old = found.name in names
+                yield replace(found, modified_at=utc_now() - timedelta(hours=2)) if old else found
+
+        self.storage.list = listing  # type: ignore[method-assign]
+
     def objects(self) -> list[str]:
         return sorted(found.name for found in self.storage.list("images"))
 
@@ -72,8 +81,16 @@ class World:
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    world = World(database_url, tmp_path)
+def world(migrated_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """On SQLite and a directory, and on PostgreSQL and S3."""
+    storage: dict[str, str] = {}
+    if not migrated_url.startswith("sqlite"):
+        server: S3Server = request.getfixturevalue("s3_server")
+        storage = {"storage_url": server.url(), **server.settings}
+    settings = Settings(
+        _env_file=None, data_dir=tmp_path, orphan_hours=1, idempotency_hours=24, **storage
+    )
+    world = World(migrated_url, settings)
     yield world
     world.database.close()
 
@@ -140,9 +157,7 @@ def test_only_old_objects_without_a_row_go(world: World) -> None:
     young = f"images/{'e' * 64}/{new_id()}"
     for name in (*orphans, young):
         world.storage.write(name, b"")
-    old = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
-    for name in (named, *orphans):
-        _touch(world.root / name, old)
+    world.age_objects(named, *orphans)
     assert world.sweep.remove_orphans() == 2
     assert world.objects() == sorted([named, young])
 
@@ -151,9 +166,24 @@ def test_objects_are_not_listed_at_every_sweep(world: World) -> None:
     world.sweep.remove_orphans()
     name = f"images/{'f' * 64}/{new_id()}"
     world.storage.write(name, b"")
-    _touch(world.root / name, 0)
+    world.age_objects(name)
     assert world.sweep.remove_orphans() == 0
     assert world.objects() == [name]
+
+
+def test_objects_go_by_the_thousand_where_the_storage_can(
+    s3_server: S3Server, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a directory, where that costs nothing, this tells of none."""
+    for number in range(25):
+        world.submit(str(number).encode())
+    world.delete_jobs()
+    world.age(61)
+    before = s3_server.requests("POST", f"/{s3_server.bucket}?delete")
+    assert world.sweep.remove_unused_images() == 25
+    asked = s3_server.requests("POST", f"/{s3_server.bucket}?delete") - before
+    assert asked == (0 if world.database.is_sqlite else 1)
+    assert world.objects() == []
 
 
 def test_old_idempotency_keys_and_workers_are_forgotten(world: World) -> None:
@@ -224,11 +254,7 @@ def test_submits_beside_a_sweep_lose_nothing(world: World) -> None:
             select(images.c.object).join(jobs, jobs.c.image == images.c.sha256)
         ).all()
     assert cited
-    assert all((world.root / name).is_file() for name in cited)
-
-
-def _touch(path: Path, when: float) -> None:
-    os.utime(path, (when, when))
+    assert set(cited) <= set(world.objects())
 
 
 def test_sweep_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith(("CLASSIFIER_", "DATABASE_URL", "REDIS_URL")):
+        if name.startswith(("CLASSIFIER_", "DATABASE_URL", "REDIS_URL", "AWS_")):
             monkeypatch.delenv(name)
 
 
@@ -156,3 +156,25 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), (
         "write it anew: .venv/bin/python -m scripts.settings_page"
     )
+
+
+def test_images_and_models_lie_in_the_data_directory_unless_another_place_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_settings(data_dir=tmp_path / "a b").storage == f"file://{tmp_path}/a%20b/objects"
+    monkeypatch.setenv("CLASSIFIER_STORAGE_URL", "s3://bucket/prefix")
+    assert load_settings(data_dir=tmp_path).storage == "s3://bucket/prefix"
+
+
+def test_keys_of_a_bucket_come_by_the_names_of_the_ecosystem_and_stay_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_env(AWS_ACCESS_KEY_ID="key", AWS_SESSION_TOKEN="hunter2", AWS_REGION="eu-west-1")
+    (tmp_path / "secret").write_text("hunter2\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(tmp_path / "secret"))
+    settings = load_settings()
+    assert (settings.aws_access_key_id, settings.aws_region) == ("key", "eu-west-1")
+    assert settings.aws_secret_access_key is not None
+    assert settings.aws_secret_access_key.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings) + settings.model_dump_json()
+    assert load_settings(aws_region="eu-central-1").aws_region == "eu-central-1"
