@@ -75,5 +75,5 @@ def test_the_page_shows_what_browsers_can(api: API, format_: str, shown: str) ->
 def test_the_page_says_that_the_first_frame_is_seen(api: API) -> None:
     job = api.job(data=several(Image.new("RGB", (9, 9), "red"), "GIF"))
     page = api.client.get(f"/jobs/{job['id']}").text
-    assert "It has several frames or pages. The model sees the first." in page
+    assert "The file has several frames or pages. The model sees the first." in page
     assert "GIF, 9 × 9 pixels" in page

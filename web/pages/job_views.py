@@ -158,7 +158,7 @@ def _show_picture(view: JobView, row: Row[Any], job: Job) -> None:
         view.image = job["links"]["image"] if shown else f"{view.page}/preview"
         view.thumbnail = f"{view.page}/thumbnail"
         if job["image"]["animated"]:
-            view.picture_note = "It has several frames or pages. The model sees the first."
+            view.picture_note = "The file has several frames or pages. The model sees the first."
 
 
 def _tell_queued(
