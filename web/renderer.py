@@ -4,6 +4,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 
 from PIL import Image, ImageOps
 
@@ -13,7 +14,7 @@ from shared.images import NO_WHITE, has_white, in_8_bits, opened
 _LONGEST_WAIT_SECONDS = 5.0
 _RETRY_SECONDS = 2
 _QUALITY = 85
-_ROOM = 2  # what is decoded at a fraction of its size keeps twice the pixels that are shown
+_ROOM = 1.5  # what is decoded at a fraction of its size keeps so much more than is shown
 
 
 class Renderer:
@@ -57,7 +58,8 @@ class Renderer:
             if not has_white(image):
                 raise ProblemError("image_unreadable", f"The image cannot be seen. {NO_WHITE}")
             # A JPEG is decoded at a fraction of its size, of a HEIC the thumbnail that is in it.
-            image.draft("RGB", (longest * _ROOM, longest * _ROOM))
+            scale = longest * _ROOM / max(image.size)
+            image.draft("RGB", (ceil(image.width * scale), ceil(image.height * scale)))
             picture = in_8_bits(image)
             mode = "RGBA" if picture.has_transparency_data else "RGB"
             picture = picture.convert(mode)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from shared.errors import ProblemError
+from shared.images import opened
 from tests.pictures import (
     LOSSLESS_HEIC,
     bare_tiff,
@@ -71,8 +72,12 @@ def test_a_rendering_is_upright(render: Any, format_: str, orientation: int) -> 
 
 
 def test_a_heic_may_be_shown_by_the_thumbnail_in_it(render: Any) -> None:
-    data = oriented(corners(), "HEIF", 6, thumbnails=[256])
-    assert_alike(render(data), turned(corners(), 6))
+    data = bytearray(oriented(corners(800, 480), "HEIF", 6, thumbnails=[160]))
+    start = data.index(b"mdat") + 4
+    data[start : start + 100] = bytes(100)  # of the large picture, which comes first
+    with opened(bytes(data)) as image, pytest.raises((OSError, ValueError, RuntimeError)):
+        image.load()
+    assert_alike(render(bytes(data)), turned(corners(), 6))
 
 
 def test_16_bit_grey_is_seen(render: Any) -> None:
@@ -96,6 +101,10 @@ def test_the_first_frame_is_shown_and_stands_still(render: Any) -> None:
 
 def test_nothing_is_enlarged(render: Any) -> None:
     assert render(encoded(corners(8, 8), "PNG")).size == (8, 8)
+
+
+def test_a_line_is_a_picture_too(render: Any) -> None:
+    assert render(encoded(corners(1, 4000), "JPEG")).size == (1, 100)
 
 
 def test_the_colours_of_a_profile_are_kept_and_the_place_is_not(render: Any) -> None:
