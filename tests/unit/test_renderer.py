@@ -75,7 +75,7 @@ def test_a_heic_may_be_shown_by_the_thumbnail_in_it(render: Any) -> None:
     data = bytearray(oriented(corners(800, 480), "HEIF", 6, thumbnails=[160]))
     start = data.index(b"mdat") + 4
     data[start : start + 100] = bytes(100)  # of the large picture, which comes first
-    with opened(bytes(data)) as image, pytest.raises((OSError, ValueError, RuntimeError)):
+    with opened(bytes(data)) as image, pytest.raises((EOFError, OSError, ValueError, RuntimeError)):
         image.load()
     assert_alike(render(bytes(data)), turned(corners(), 6))
 
