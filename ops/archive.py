@@ -64,6 +64,8 @@ def _foreign_class(config: dict[str, Any]) -> str | None:
     name, module = config["class_name"], config.get("module", "builtins")
     if name in _LAMBDAS:
         return "a Lambda layer" if name == "Lambda" else "a lambda function"
+    if name == "function":  # Keras's own are saved as their names alone
+        return f"the function {config.get('config')} of your own"
     if module is None:  # of the script that saved it, or registered under a name
         return f"the class {config.get('registered_name') or name} of your own"
     if module in ("builtins", "keras") or str(module).startswith("keras."):

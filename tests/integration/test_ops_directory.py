@@ -69,6 +69,13 @@ def remove(name: str) -> Change:
         ),
         (layer('"class_name": "Conv2D"', '"class_name": "Lambda"'), "has a Lambda layer, which is"),
         (layer('"activation": "relu"', '"activation": {"class_name": "__lambda__"}'), "a lambda f"),
+        (
+            layer(
+                '"activation": "relu"',
+                '"activation": {"module": "builtins", "class_name": "function", "config": "mine"}',
+            ),
+            "has the function mine of your own, which is code",
+        ),
         (layer('"module": "keras.layers"', '"module": "os"'), "has os.InputLayer, which is code"),
         (layer('"module": "keras.layers"', '"module": null'), "has the class InputLayer of your"),
         (lambda d: change_config(d / "model.keras", lambda _: "[]"), None),

@@ -3,8 +3,6 @@
 Keras's own words for a refusal run to pages; what people read here is a sentence.
 """
 
-import json
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -111,52 +109,11 @@ def _constructed(spec: ModelSpec, path: Path) -> keras.Model:
 
 def _from_archive(path: Path) -> keras.Model:
     try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelUnloadable(
-            f"{path.name} is not a .keras archive of Keras 3. Whole models in HDF5 (.h5) and "
-            "pickles are not taken, because loading them can run code."
-        ) from error
-    _refuse_code(path.name, config)
-    try:
-        # Safe mode refuses code in the file; it is the default, and said here.
+        # Safe mode refuses code in the file; it is the default, and said here. (`ops.archive` has
+        # looked for it before the file was installed, and says it better.)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises ValueError, KeyError, OSError, TypeError and others
         raise ModelUnloadable(f"{path.name} cannot be loaded: {_quoted(error)}") from error
-
-
-def _refuse_code(file: str, config: object) -> None:
-    """Say plainly what safe mode would refuse, and what is not in the file at all."""
-    for part in _parts(config):
-        name, package = part["class_name"], (part.get("module") or "").split(".")[0]
-        if name in {"Lambda", "__lambda__"}:
-            raise ModelUnloadable(
-                f"{file} has a Lambda layer, and loading one can run code. Write it with Keras's "
-                "own layers or keras.ops, and save the model again."
-            )
-        if name == "function" and package == "builtins":
-            own = None if hasattr(keras.activations, str(part.get("config"))) else part["config"]
-        else:
-            own = name if package != "keras" and part.get("registered_name") else None
-        if own is not None:
-            raise ModelUnloadable(
-                f"{file} needs {own!r}, which is not one of Keras's own layers or functions. Its "
-                "code is not in the file, and none is loaded."
-            )
-
-
-def _parts(config: object) -> Iterator[dict[str, Any]]:
-    """Every object that a saved model consists of; what training needs is not loaded."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            yield config
-        for key, value in config.items():
-            if key != "compile_config":
-                yield from _parts(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _parts(value)
 
 
 def _takes(shape: Any, wanted: tuple[int | None, ...]) -> bool:
