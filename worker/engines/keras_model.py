@@ -158,6 +158,6 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 def _quoted(error: Exception) -> str:
-    """The beginning of an error of Keras, on one line."""
-    text = " ".join(str(error).split())
+    """The beginning of what Keras says, on one line; of an error inside an error, the inner one."""
+    text = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
