@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 Service = TypeVar("Service")
+Server = TypeVar("Server", BrokerServer, PostgresServer, S3Server)
+
+# What a service stands on: a database and a storage, as they go together.
+STACKS = ("sqlite+local", "postgresql+s3")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +31,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         default=os.environ.get("CI") == "true",
         help="a service that is missing fails the tests that need it (else they are skipped)",
+    )
+    parser.addoption(
+        "--stack", choices=STACKS, help="run all that could run on either stack on this one"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "stack(name): dear, so on this stack only, unless --stack")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of a stack runs on each, unless it is dear or itself says on which it can."""
+    if "stack_name" not in metafunc.fixturenames or _says_itself(metafunc):
+        return
+    asked = metafunc.config.getoption("--stack")
+    mark = metafunc.definition.get_closest_marker("stack")
+    names = (asked,) if asked else mark.args if mark else STACKS
+    metafunc.parametrize("stack_name", names, indirect=True)
+
+
+def _says_itself(metafunc: pytest.Metafunc) -> bool:
+    return any(
+        mark.args[0] == "stack_name" for mark in metafunc.definition.iter_markers("parametrize")
     )
 
 
@@ -37,6 +64,14 @@ def _have(make: Callable[[], Service], config: pytest.Config) -> Service:
         if config.getoption("--require-services"):
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
+
+
+def _up(server: Server) -> Server:
+    """The server, whatever a test has done to it."""
+    if server.running:
+        server.thaw()
+    server.start()
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +86,7 @@ def _broker_server(pytestconfig: pytest.Config) -> Iterator[BrokerServer]:
 @pytest.fixture
 def redis_server(_broker_server: BrokerServer) -> BrokerServer:
     """A broker that is up and empty. A test may stop, freeze or kill it."""
-    if _broker_server.running:
-        _broker_server.thaw()
-    _broker_server.start()
-    _broker_server.wipe()
+    _up(_broker_server).wipe()
     return _broker_server
 
 
@@ -70,10 +102,7 @@ def _postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres_server(_postgres_server: PostgresServer) -> PostgresServer:
     """A PostgreSQL that is up. A test may stop, freeze or kill it."""
-    if _postgres_server.running:
-        _postgres_server.thaw()
-    _postgres_server.start()
-    return _postgres_server
+    return _up(_postgres_server)
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +117,7 @@ def _s3_server(pytestconfig: pytest.Config) -> Iterator[S3Server]:
 @pytest.fixture
 def s3_server(_s3_server: S3Server) -> S3Server:
     """An S3 that is up and takes any keys. A test may freeze or kill it."""
-    if _s3_server.running:
-        _s3_server.thaw()
-    _s3_server.start()
-    return _s3_server
+    return _up(_s3_server)
 
 
 @pytest.fixture
@@ -105,11 +131,7 @@ def postgresql_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of an empty database, dropped after the test."""
     url = postgres_server.create_database()
     yield url
-    # The test may have taken the server away.
-    if postgres_server.running:
-        postgres_server.thaw()
-    postgres_server.start()
-    postgres_server.drop_database(url)
+    _up(postgres_server).drop_database(url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -117,6 +139,36 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty database: the test runs once on SQLite and once on PostgreSQL."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture(scope="module")
+def stack_name(request: pytest.FixtureRequest) -> str:
+    """One of `STACKS`: the test runs once on each."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def make_stack(request: pytest.FixtureRequest) -> Callable[[str, Path], dict[str, Any]]:
+    """Make the stack of a name, all empty, with its files in a directory; settings lead there."""
+
+    def make(name: str, directory: Path) -> dict[str, Any]:
+        if name == "sqlite+local":
+            return {"database_url": f"sqlite:///{directory / 'classifier.db'}"}
+        postgres = _up(request.getfixturevalue("_postgres_server"))
+        s3 = _up(request.getfixturevalue("_s3_server"))
+        url = postgres.create_database()
+        return {"database_url": url, "storage_url": s3.url(), **s3.settings}
+
+    return make
+
+
+@pytest.fixture
+def stack(
+    stack_name: str, make_stack: Callable[[str, Path], dict[str, Any]], tmp_path: Path
+) -> dict[str, Any]:
+    """Settings that lead to an empty database and an empty storage."""
+    return make_stack(stack_name, tmp_path)
 
 
 @pytest.fixture(scope="session")

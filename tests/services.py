@@ -335,7 +335,11 @@ class PostgresServer(_Server):
         """
         name = f"test_{uuid.uuid4().hex}"
         with self._connect() as connection:
-            connection.execute(f'CREATE DATABASE {name} TEMPLATE "{template.rsplit("/", 1)[-1]}"')
+            # Without fsync, copying files is twice as fast as the default, and so is the drop.
+            connection.execute(
+                f'CREATE DATABASE {name} TEMPLATE "{template.rsplit("/", 1)[-1]}"'
+                " STRATEGY FILE_COPY"
+            )
         return self.url(name)
 
     def drop_database(self, url: str) -> None:

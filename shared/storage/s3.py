@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,11 +94,15 @@ class S3Storage:
 
         try:
             self._objects = connect({"timeout": timeout})
-            self._files = connect(
-                {"timeout": timedelta(days=1), "read_timeout": timeout * _PATIENCE}
-            )
         except BaseError as error:
             raise ConfigurationError(f"the storage {self._url}: {_first_line(error)}") from error
+        self._connect = connect
+        self._part_timeout = timeout * _PATIENCE
+
+    @cached_property
+    def _files(self) -> S3Store:
+        """For files of models; web, which has none, never makes it."""
+        return self._connect({"timeout": timedelta(days=1), "read_timeout": self._part_timeout})
 
     def write(self, name: str, data: bytes) -> None:
         """See `Storage.write`; one request, which the bucket takes whole or not at all."""

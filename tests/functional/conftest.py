@@ -25,6 +25,7 @@ from shared.jobs.recovery import Recovery
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.settings import Settings
+from tests.services import PostgresServer, S3Server
 from web.app import create_app
 from web.services import EXTENSION, Services
 
@@ -163,13 +164,12 @@ PREDICTIONS: Predictions = [
 ]
 
 
-def make_settings(url: str, directory: Path, **values: Any) -> Settings:
+def make_settings(directory: Path, **values: Any) -> Settings:
     """Settings of a test, whatever the environment says."""
     return Settings(
         _env_file=None,
         **{
             "data_dir": directory,
-            "database_url": url,
             "max_image_bytes": MAX_IMAGE_BYTES,
             "max_image_pixels": 1_000_000,
             "web_threads": 8,
@@ -188,33 +188,57 @@ def install_models(database: Database) -> None:
     database.transact(install)
 
 
-@pytest.fixture(scope="session")
-def prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the schema and the models, to be copied: migrating takes longer."""
-    path = tmp_path_factory.mktemp("prepared") / "classifier.db"
-    database = Database(f"sqlite:///{path}")
+def _prepare(url: str) -> str:
+    database = Database(url)
     upgrade(database)
     install_models(database)
     database.close()
-    return path
+    return url
+
+
+@pytest.fixture(scope="session")
+def _templates() -> dict[str, str]:
+    """Databases with the schema and the models, to be copied: migrating takes longer."""
+    return {}
 
 
 @pytest.fixture
-def make_api(tmp_path: Path, prepared_sqlite: Path) -> Iterator[Callable[..., API]]:
-    """Make the app on an empty database, with the schema and the models unless told otherwise."""
+def prepared(
+    stack_name: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    _templates: dict[str, str],
+) -> Iterator[dict[str, Any]]:
+    """Settings that lead to a database with the schema and the models, and an empty storage."""
+    if stack_name == "sqlite+local":
+        if stack_name not in _templates:
+            path = tmp_path_factory.mktemp("prepared") / "classifier.db"
+            _templates[stack_name] = _prepare(f"sqlite:///{path}")
+        copy = tmp_path / "classifier.db"
+        shutil.copy(_templates[stack_name].removeprefix("sqlite:///"), copy)
+        yield {"database_url": f"sqlite:///{copy}"}
+        return
+    postgres: PostgresServer = request.getfixturevalue("postgres_server")
+    s3: S3Server = request.getfixturevalue("s3_server")
+    if stack_name not in _templates:
+        _templates[stack_name] = _prepare(postgres.create_database())
+    url = postgres.create_database(template=_templates[stack_name])
+    yield {"database_url": url, "storage_url": s3.url(), **s3.settings}
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def make_api(tmp_path: Path) -> Iterator[Callable[..., API]]:
+    """Make the app with these settings."""
     made: list[API] = []
 
-    def make(url: str, *, schema: bool = True, **values: Any) -> API:
-        if schema and url.startswith("sqlite:///"):
-            shutil.copy(prepared_sqlite, url.removeprefix("sqlite:///"))
-        app = create_app(make_settings(url, tmp_path, **values))
+    def make(**values: Any) -> API:
+        app = create_app(make_settings(tmp_path, **values))
         bell = SilentBell()
         app.extensions[EXTENSION] = replace(app.extensions[EXTENSION], bell=bell)
         api = API(app, app.test_client(), bell)
         made.append(api)
-        if schema and not api.database.is_sqlite:
-            upgrade(api.database)
-            install_models(api.database)
         return api
 
     yield make
@@ -223,12 +247,15 @@ def make_api(tmp_path: Path, prepared_sqlite: Path) -> Iterator[Callable[..., AP
 
 
 @pytest.fixture
-def api(make_api: Callable[..., API], sqlite_url: str) -> API:
-    """The app on SQLite."""
-    return make_api(sqlite_url)
+def api(make_api: Callable[..., API], prepared: dict[str, Any]) -> API:
+    """The app: the test runs once on each stack."""
+    return make_api(**prepared)
 
 
 @pytest.fixture
-def api_anywhere(make_api: Callable[..., API], database_url: str) -> API:
-    """The app on SQLite, and again on PostgreSQL."""
-    return make_api(database_url)
+def away(prepared: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The same settings, of a storage that takes nothing."""
+    if "storage_url" in prepared:
+        return prepared | {"storage_url": "s3://nobody"}
+    (tmp_path / "in the way").write_text("a file in its place")
+    return prepared | {"storage_url": (tmp_path / "in the way").as_uri()}

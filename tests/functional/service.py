@@ -113,7 +113,7 @@ class Service:
             "CLASSIFIER_DOWNLOAD": "",  # no test waits for the internet
             "DATABASE_URL": database_url,
             **({"REDIS_URL": broker_url} if broker_url else {}),
-            **{f"CLASSIFIER_{name.upper()}": str(value) for name, value in settings.items()},
+            **{_variable(name): str(value) for name, value in settings.items()},
         }
         self.web = self._part("web")
         self.worker = self._part("worker")
@@ -208,10 +208,17 @@ class Service:
         self._http.close()
 
 
+def _variable(name: str) -> str:
+    """The environment variable of a setting; those of a bucket have the names all others use."""
+    return name.upper() if name.startswith("aws_") else f"CLASSIFIER_{name.upper()}"
+
+
 @contextmanager
-def running(directory: Path, database_url: str, broker_url: str) -> Iterator[Service]:
+def running(
+    directory: Path, database_url: str, broker_url: str, **settings: Any
+) -> Iterator[Service]:
     """A whole service that serves digits, ended at the end."""
-    service = Service(directory, database_url, broker_url)
+    service = Service(directory, database_url, broker_url, **settings)
     try:
         service.start()
         service.wait_until_served("digits")

@@ -68,9 +68,9 @@ def test_any_options_are_taken_or_refused(api: API, values: dict[str, str]) -> N
 
 @garbage_settings
 @given(json=st.recursive(st.none() | st.booleans() | _NUMBERS | st.text(), st.lists))
-def test_any_metadata_is_kept_or_refused(api_anywhere: API, json: object) -> None:
+def test_any_metadata_is_kept_or_refused(api: API, json: object) -> None:
     body = {"image": data_url(picture()), "model": "digits", "metadata": {"x": json}}
-    response = api_anywhere.client.post("/v1/jobs", json=body)
+    response = api.client.post("/v1/jobs", json=body)
     if response.status_code != 422:
         assert response.status_code == 202, response.text
         assert response.json["metadata"] == {"x": json}

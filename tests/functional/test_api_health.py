@@ -1,23 +1,25 @@
 """Liveness and readiness."""
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from tests.functional.conftest import API
 from tests.services import PostgresServer
 
 
-def test_a_service_with_everything_is_ready(api_anywhere: API) -> None:
-    response = api_anywhere.client.get("/readyz")
+def test_a_service_with_everything_is_ready(api: API) -> None:
+    response = api.client.get("/readyz")
     assert response.status_code == 200
     assert response.json["checks"] == {"database": "ok", "storage": "ok", "schema": "ok"}
 
 
-def test_an_empty_database_is_not_ready(make_api: Callable[..., API], database_url: str) -> None:
-    api = make_api(database_url, schema=False)
+def test_an_empty_database_is_not_ready(
+    make_api: Callable[..., API], stack: dict[str, Any]
+) -> None:
+    api = make_api(**stack)
     response = api.client.get("/readyz")
     assert response.status_code == 503
     assert response.mimetype == "application/problem+json"
@@ -28,20 +30,21 @@ def test_an_empty_database_is_not_ready(make_api: Callable[..., API], database_u
     assert api.client.get("/healthz").status_code == 200
 
 
-def test_an_old_schema_is_not_ready(api_anywhere: API) -> None:
-    api_anywhere.database.transact(
+def test_an_old_schema_is_not_ready(api: API) -> None:
+    api.database.transact(
         lambda connection: connection.execute(
             text("UPDATE alembic_version SET version_num = '0000'")
         )
     )
-    response = api_anywhere.client.get("/readyz")
+    response = api.client.get("/readyz")
     assert response.status_code == 503
     assert response.json["checks"]["schema"] != "ok"
 
 
-def test_a_storage_that_takes_no_writes_is_not_ready(api: API, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "objects", ignore_errors=True)
-    (tmp_path / "objects").write_text("a file in its place")
+def test_a_storage_that_takes_no_writes_is_not_ready(
+    make_api: Callable[..., API], away: dict[str, Any]
+) -> None:
+    api = make_api(**away)
     response = api.client.get("/readyz")
     assert response.status_code == 503
     assert response.json["checks"]["storage"] != "ok"
@@ -50,10 +53,10 @@ def test_a_storage_that_takes_no_writes_is_not_ready(api: API, tmp_path: Path) -
     assert (submitted.status_code, submitted.json["code"]) == (503, "service_unavailable")
 
 
+@pytest.mark.parametrize("stack_name", ["postgresql+s3"], indirect=True)
 def test_without_its_database_the_service_lives_and_says_503(
-    make_api: Callable[..., API], postgres_server: PostgresServer, postgresql_url: str
+    api: API, postgres_server: PostgresServer
 ) -> None:
-    api = make_api(postgresql_url)
     job = api.job()
     postgres_server.kill()
     try:

@@ -19,8 +19,7 @@ def count_jobs(api: API) -> int:
         return connection.scalar(select(func.count()).select_from(jobs)) or 0
 
 
-def test_a_replay_is_the_same_job(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_replay_is_the_same_job(api: API) -> None:
     first = api.submit(headers=KEY)
     again = api.submit(headers=KEY)
     assert (first.status_code, again.status_code) == (202, 202)
@@ -49,8 +48,7 @@ def test_another_request_with_the_key_is_refused(api: API, change: dict[str, Any
     assert count_jobs(api) == 1
 
 
-def test_the_key_of_a_deleted_job_is_gone(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_the_key_of_a_deleted_job_is_gone(api: API) -> None:
     api.client.delete(api.submit(headers=KEY).headers["Location"])
     response = api.submit(headers=KEY)
     assert (response.status_code, response.json["code"]) == (410, "idempotency_gone")
@@ -82,9 +80,9 @@ def test_a_key_is_printable_and_short(api: API, key: str) -> None:
 
 
 def test_fifty_concurrent_replays_make_one_job(
-    make_api: Callable[..., API], database_url: str
+    make_api: Callable[..., API], prepared: dict[str, Any]
 ) -> None:
-    api = make_api(database_url, web_threads=50)
+    api = make_api(**prepared, web_threads=50)
 
     def replay(_: int) -> TestResponse:
         return api.submit(headers=KEY, client=api.app.test_client())

@@ -37,9 +37,8 @@ def pages(api: API, **query: Any) -> list[list[str]]:
 
 
 @pytest.fixture
-def six(api_anywhere: API) -> dict[str, str]:
+def six(api: API) -> dict[str, str]:
     """A job in each state; their ids, oldest first."""
-    api = api_anywhere
 
     def submit(colour: int, **options: Any) -> str:
         job_id: str = api.job(data=picture(colour=colour), **options)["id"]
@@ -60,19 +59,16 @@ def six(api_anywhere: API) -> dict[str, str]:
 
 
 def test_jobs_are_listed_newest_first_as_they_are_told_one_by_one(
-    api_anywhere: API, six: dict[str, str]
+    api: API, six: dict[str, str]
 ) -> None:
-    body = api_anywhere.client.get("/v1/jobs").json
+    body = api.client.get("/v1/jobs").json
     assert body["next_cursor"] is None
     assert [job["status"] for job in body["data"]] == list(reversed(six))
     for job in body["data"]:
-        assert job == api_anywhere.show(job["id"]) | {"queue": None}
+        assert job == api.show(job["id"]) | {"queue": None}
 
 
-def test_each_state_can_be_asked_for_and_several_at_once(
-    api_anywhere: API, six: dict[str, str]
-) -> None:
-    api = api_anywhere
+def test_each_state_can_be_asked_for_and_several_at_once(api: API, six: dict[str, str]) -> None:
     for status, job_id in six.items():
         assert listed(api, status=status) == [job_id]
     for some in (["failed", "queued"], ["succeeded", "expired", "running"], list(six)):
@@ -81,8 +77,7 @@ def test_each_state_can_be_asked_for_and_several_at_once(
         assert pages(api, status=some, limit=1) == [[id_] for id_ in expected]
 
 
-def test_pages_hold_every_job_once_while_others_come_and_go(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_pages_hold_every_job_once_while_others_come_and_go(api: API) -> None:
     ids = [api.job()["id"] for _ in range(7)]
     first = api.client.get("/v1/jobs?limit=3").json
     assert [job["id"] for job in first["data"]] == ids[:3:-1]
@@ -109,8 +104,7 @@ def test_a_page_has_fifty_jobs_unless_told(api: API) -> None:
     assert [len(page) for page in pages(api, limit=52)] == [52]
 
 
-def test_a_label_is_the_best_one_that_was_answered(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_label_is_the_best_one_that_was_answered(api: API) -> None:
     seven = api.job(data=picture(colour=1))["id"]
     api.work()
     one = api.job(data=picture(colour=2))["id"]
@@ -127,9 +121,8 @@ def test_a_label_is_the_best_one_that_was_answered(api_anywhere: API) -> None:
     assert listed(api, label="8") == []
 
 
-def test_a_label_is_no_other_states(api_anywhere: API) -> None:
+def test_a_label_is_no_other_states(api: API) -> None:
     """A result may be there of an image whose other job did not get it."""
-    api = api_anywhere
     canceled = api.job()["id"]
     api.client.post(f"/v1/jobs/{canceled}/cancel")
     succeeded = api.job()["id"]
@@ -137,8 +130,7 @@ def test_a_label_is_no_other_states(api_anywhere: API) -> None:
     assert listed(api, label=PREDICTIONS[0][1]) == [succeeded]
 
 
-def test_a_reference_is_found_exactly(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_reference_is_found_exactly(api: API) -> None:
     mine = [api.job(reference="cat 1 ü")["id"] for _ in range(2)]
     api.job(reference="cat 10")
     api.job()
@@ -149,8 +141,7 @@ def test_a_reference_is_found_exactly(api_anywhere: API) -> None:
     assert listed(api, reference="cat") == []
 
 
-def test_a_model_is_found_by_name_and_by_version(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_model_is_found_by_name_and_by_version(api: API) -> None:
     old = api.job()["id"]
     api.work()
     api.database.transact(lambda c: models.install(c, "digits", "f" * 12, SPEC, LABELS))
@@ -164,8 +155,7 @@ def test_a_model_is_found_by_name_and_by_version(api_anywhere: API) -> None:
         assert_problem(response, 422, "model_unknown")
 
 
-def test_an_ingestion_is_found_by_its_id(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_an_ingestion_is_found_by_its_id(api: API) -> None:
     ingestion, job_id = new_id(), api.job()["id"]
     api.database.transact(lambda c: c.execute(update(jobs).values(ingestion=ingestion)))
     api.job()
@@ -173,8 +163,7 @@ def test_an_ingestion_is_found_by_its_id(api_anywhere: API) -> None:
     assert listed(api, ingestion=uuid4()) == []
 
 
-def test_another_owners_jobs_are_not_there(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_another_owners_jobs_are_not_there(api: API) -> None:
     job = api.job(reference="theirs")
     api.work()
     api.database.transact(lambda c: c.execute(update(jobs).values(owner="somebody")))
@@ -190,12 +179,11 @@ def test_another_owners_jobs_are_not_there(api_anywhere: API) -> None:
 
 
 def test_a_stretch_without_a_find_is_an_empty_page_that_goes_on(
-    api_anywhere: API, monkeypatch: pytest.MonkeyPatch
+    api: API, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.jobs.finding._STRETCH", 10)
     monkeypatch.setattr("shared.jobs.finding._RARE_RESULTS", 0)
     monkeypatch.setattr("web.listing._MOST_LOOKS", 1)
-    api = api_anywhere
     old = [api.job(data=picture(colour=1))["id"] for _ in range(3)]
     api.work()
     for _ in range(16):
@@ -211,11 +199,8 @@ def test_a_stretch_without_a_find_is_an_empty_page_that_goes_on(
     assert pages(api, label="7") == [newest]
 
 
-def test_a_label_of_many_jobs_is_walked_for(
-    api_anywhere: API, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_label_of_many_jobs_is_walked_for(api: API, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few results may belong to many jobs: the same image again and again."""
-    api = api_anywhere
     ids = [api.job()["id"] for _ in range(5)]
     api.work()
     expected = [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
@@ -259,8 +244,7 @@ def test_a_cursor_is_a_place_under_any_filter(api: API) -> None:
     assert listed(api, cursor=cursor, status="queued") == [ids[1], ids[0]]
 
 
-def test_many_jobs_are_polled_in_the_order_of_their_ids(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_many_jobs_are_polled_in_the_order_of_their_ids(api: API) -> None:
     ids = [api.job(data=picture(colour=colour))["id"] for colour in range(5)]
     response = api.client.get(
         "/v1/jobs", query_string={"id": ids + [str(uuid4()) for _ in range(95)]}
@@ -284,8 +268,7 @@ def test_more_than_a_hundred_ids_are_refused(api: API) -> None:
     assert_problem(response, 422, "invalid_value")
 
 
-def test_a_poll_of_many_waits_until_the_last_has_ended(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_poll_of_many_waits_until_the_last_has_ended(api: API) -> None:
     ids = [api.job(data=picture(colour=colour))["id"] for colour in range(3)]
     api.client.post(f"/v1/jobs/{ids[0]}/cancel")
 

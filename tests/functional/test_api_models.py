@@ -11,8 +11,8 @@ from shared.tables import model_versions, workers
 from tests.functional.conftest import API, LABELS, SPEC, VERSION
 
 
-def test_an_installed_model_is_ready(api_anywhere: API) -> None:
-    body = api_anywhere.client.get("/v1/models/digits").json
+def test_an_installed_model_is_ready(api: API) -> None:
+    body = api.client.get("/v1/models/digits").json
     assert body["state"] == "ready"
     assert body["current"] == VERSION
     assert body["versions"] == [VERSION]
@@ -41,8 +41,7 @@ def test_all_models_are_listed_by_name(api: API) -> None:
     assert body["next_cursor"] is None
 
 
-def test_jobs_wait_for_a_download_and_see_how_far_it_is(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_jobs_wait_for_a_download_and_see_how_far_it_is(api: API) -> None:
     token = uuid4()
     api.database.transact(lambda c: models.begin_download(c, "vgg16", token, 60))
     api.database.transact(lambda c: models.renew_download(c, token, 100, 528, 60))
@@ -99,8 +98,7 @@ def test_a_removed_version_is_still_told(api: API) -> None:
     assert body["current"] is False
 
 
-def test_live_workers_are_counted_and_give_an_estimate(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_live_workers_are_counted_and_give_an_estimate(api: API) -> None:
 
     def start(connection: models.Connection) -> None:
         served = models.version_id(connection, "digits", VERSION)

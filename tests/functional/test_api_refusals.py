@@ -123,8 +123,8 @@ def multipart(**fields: bytes) -> tuple[bytes, str]:
     return b"".join(parts) + b"--limit--\r\n", "multipart/form-data; boundary=limit"
 
 
-def test_a_field_without_end_is_413(make_api: Callable[..., API], sqlite_url: str) -> None:
-    api = make_api(sqlite_url, max_image_bytes=2_000_000)
+def test_a_field_without_end_is_413(make_api: Callable[..., API], prepared: dict[str, Any]) -> None:
+    api = make_api(**prepared, max_image_bytes=2_000_000)
     body, content_type = multipart(reference=b"x" * 1_000_000)
     response = api.client.post("/v1/jobs", data=body, content_type=content_type)
     assert_problem(response, 413, "request_too_large")
@@ -132,9 +132,9 @@ def test_a_field_without_end_is_413(make_api: Callable[..., API], sqlite_url: st
 
 @pytest.mark.parametrize("size", [65_536, 131_000, 500_000, 1_999_999, 2_000_000])
 def test_a_large_image_is_taken_whatever_its_size(
-    make_api: Callable[..., API], sqlite_url: str, size: int
+    make_api: Callable[..., API], prepared: dict[str, Any], size: int
 ) -> None:
-    api = make_api(sqlite_url, max_image_bytes=2_000_000)
+    api = make_api(**prepared, max_image_bytes=2_000_000)
     for fill in (b"\0", b"\r\n", b"\r\n--limi"):
         data = picture() + fill * size
         body, content_type = multipart(model=b"digits", image=data[:size])
@@ -228,11 +228,11 @@ def test_an_address_is_refused_in_plain_words(api: API) -> None:
         ("webhook_url", "https://example.org/"),
     ],
 )
-def test_a_wrong_option_is_422_and_named(api_anywhere: API, option: str, value: str) -> None:
-    problem = assert_problem(api_anywhere.submit(**{option: value}), 422, "invalid_value")
+def test_a_wrong_option_is_422_and_named(api: API, option: str, value: str) -> None:
+    problem = assert_problem(api.submit(**{option: value}), 422, "invalid_value")
     assert problem["errors"][0]["field"] == option
     assert option in problem["detail"]
-    assert nothing_is_stored(api_anywhere)
+    assert nothing_is_stored(api)
 
 
 @pytest.mark.parametrize(
@@ -297,11 +297,11 @@ def test_a_form_without_a_boundary_is_422(api: API) -> None:
 @pytest.mark.parametrize(
     "name", ["nonsense", "digits@", "digits@ffffffffffff", "@", "VGG16", "größe", "a\x00b"]
 )
-def test_an_unknown_model_is_422(api_anywhere: API, name: str) -> None:
-    response = api_anywhere.submit(model=name)
+def test_an_unknown_model_is_422(api: API, name: str) -> None:
+    response = api.submit(model=name)
     assert response.status_code == 422
     assert response.json["code"] == ("invalid_value" if "\0" in name else "model_unknown")
-    assert nothing_is_stored(api_anywhere)
+    assert nothing_is_stored(api)
 
 
 def test_a_model_that_is_not_installed_is_503_with_what_mends_it(api: API) -> None:

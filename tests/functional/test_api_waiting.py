@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -18,8 +19,7 @@ def _soon(action: Callable[[], object], seconds: float = 0.2) -> threading.Timer
     return timer
 
 
-def test_a_poll_waits_for_the_end(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_poll_waits_for_the_end(api: API) -> None:
     job = api.job()
     began = time.monotonic()
     timer = _soon(api.work)
@@ -50,9 +50,9 @@ def test_after_the_time_the_job_is_told_as_it_is(api: API) -> None:
 
 
 def test_a_wait_is_at_most_as_long_as_the_setting(
-    make_api: Callable[..., API], sqlite_url: str
+    make_api: Callable[..., API], prepared: dict[str, Any]
 ) -> None:
-    api = make_api(sqlite_url, max_wait_seconds=1)
+    api = make_api(**prepared, max_wait_seconds=1)
     response = api.submit(headers={"Prefer": "wait=3600"})
     assert response.headers["Preference-Applied"] == "wait=1"
 

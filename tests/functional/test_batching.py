@@ -11,12 +11,12 @@ import pytest
 from tests.functional.service import Service, distinct_image, running
 from tests.services import BrokerServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack("postgresql+s3")]
 
 
 @pytest.fixture
-def service(tmp_path: Path, sqlite_url: str, redis_server: BrokerServer) -> Iterator[Service]:
-    with running(tmp_path, sqlite_url, redis_server.url) as service:
+def service(tmp_path: Path, stack: dict[str, Any], redis_server: BrokerServer) -> Iterator[Service]:
+    with running(tmp_path, broker_url=redis_server.url, **stack) as service:
         yield service
 
 

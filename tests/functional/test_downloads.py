@@ -19,7 +19,12 @@ from tests.functional.service import Service, distinct_image
 from tests.mirror import Mirror, mirror
 from tests.services import ROOT, BrokerServer, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.chaos,
+    pytest.mark.stack("sqlite+local"),
+    pytest.mark.timeout(300),
+]
 
 MODEL = "mobilenet_v2"
 PATH = (
@@ -78,17 +83,17 @@ class Story:
 
 
 @pytest.fixture
-def story(tmp_path: Path, sqlite_url: str, redis_server: BrokerServer) -> Iterator[Story]:
+def story(tmp_path: Path, stack: dict[str, Any], redis_server: BrokerServer) -> Iterator[Story]:
     weights = tmp_path / "seeded.weights.h5"
     making = subprocess.Popen([sys.executable, "-c", MAKE_WEIGHTS, str(weights)], cwd=ROOT)
     with mirror(b"") as server:
         service = Service(
             tmp_path,
-            sqlite_url,
-            redis_server.url,
+            broker_url=redis_server.url,
             download=MODEL,
             weights_url=server.url,
             download_retry_seconds=5,
+            **stack,
         )
         # No model of whoever runs the tests, and no proxy of theirs.
         service.environment |= {"HOME": str(tmp_path), "no_proxy": "*"}

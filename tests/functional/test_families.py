@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,11 @@ from tests.functional.service import Service
 from tests.pictures import encoded
 from tests.services import ROOT, BrokerServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.stack("sqlite+local"),
+    pytest.mark.timeout(300),
+]
 
 FAMILIES = {
     "mobilenet_v2": "MobileNetV2",
@@ -98,7 +102,10 @@ class Answers:
 
 @pytest.fixture(scope="module")
 def answers(
-    tmp_path_factory: pytest.TempPathFactory, _broker_server: BrokerServer
+    tmp_path_factory: pytest.TempPathFactory,
+    _broker_server: BrokerServer,
+    stack_name: str,
+    make_stack: Callable[[str, Path], dict[str, Any]],
 ) -> Iterator[Answers]:
     directory = tmp_path_factory.mktemp("families")
     (directory / "seven.txt").write_text("".join(f"{label}\n" for label in CLASSES))
@@ -109,7 +116,10 @@ def answers(
     (directory / "keras.json").write_text(json.dumps(others))
     _broker_server.start()
     service = Service(
-        directory, f"sqlite:///{directory / 'classifier.db'}", _broker_server.url, max_batch_size=4
+        directory,
+        broker_url=_broker_server.url,
+        max_batch_size=4,
+        **make_stack(stack_name, directory),
     )
     service.environment["KERAS_HOME"] = str(directory)
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -14,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def service(tmp_path: Path, database_url: str, redis_server: BrokerServer) -> Iterator[Service]:
-    with running(tmp_path, database_url, redis_server.url) as service:
+def service(tmp_path: Path, stack: dict[str, Any], redis_server: BrokerServer) -> Iterator[Service]:
+    with running(tmp_path, broker_url=redis_server.url, **stack) as service:
         yield service
 
 

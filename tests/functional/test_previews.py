@@ -17,8 +17,7 @@ def size_of(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def test_a_tiff_has_a_preview_and_a_thumbnail(api_anywhere: API) -> None:
-    api = api_anywhere
+def test_a_tiff_has_a_preview_and_a_thumbnail(api: API) -> None:
     job = api.job(data=picture("TIFF", mode="1", size=(900, 300)))
     for address, size in (("thumbnail", (240, 80)), ("preview", (900, 300))):
         response = api.client.get(f"/jobs/{job['id']}/{address}")

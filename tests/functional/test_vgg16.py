@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,11 @@ from tests.pictures import (
 )
 from tests.services import BrokerServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.stack("sqlite+local"),
+    pytest.mark.timeout(300),
+]
 
 # Runs in a process of its own, so that this one's memory holds no second VGG16.
 MAKE_WEIGHTS = """
@@ -71,8 +76,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def service(tmp_path: Path, sqlite_url: str, redis_server: BrokerServer) -> Iterator[Service]:
-    service = Service(tmp_path, sqlite_url, redis_server.url)
+def service(tmp_path: Path, stack: dict[str, Any], redis_server: BrokerServer) -> Iterator[Service]:
+    service = Service(tmp_path, broker_url=redis_server.url, **stack)
     try:
         yield service
     finally:
