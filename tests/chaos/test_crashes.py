@@ -1,50 +1,60 @@
 """Harm done to single parts: every job still ends in exactly one terminal state."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.functional.service import Service, distinct_image
-from tests.services import BrokerServer, wait_until
+from tests.functional.service import Service, distinct_image, running
+from tests.services import BrokerServer, PostgresServer, wait_until
 
 pytestmark = pytest.mark.chaos
 
-MakeService = Callable[..., Service]
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_service(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    _broker_server: BrokerServer,
+    _postgres_server: PostgresServer,
+) -> Iterator[Service]:
+    """One service for all tests on a database: to start it takes longer than to do it harm."""
+    directory = tmp_path_factory.mktemp(request.param)
+    url = f"sqlite:///{directory / 'classifier.db'}"
+    _broker_server.start()
+    if request.param == "postgresql":
+        _postgres_server.start()
+        url = _postgres_server.create_database()
+    with running(directory, url, _broker_server.url) as service:
+        yield service
+    if request.param == "postgresql":
+        _postgres_server.drop_database(url)
 
 
 @pytest.fixture
-def make_service(tmp_path: Path, database_url: str) -> Iterator[MakeService]:
-    made: list[Service] = []
-
-    def make(broker_url: str | None, **settings: Any) -> Service:
-        service = Service(tmp_path, database_url, broker_url, **settings)
-        made.append(service)
-        service.start()
-        service.wait_until_served("digits")
-        return service
-
-    yield make
-    for service in made:
-        service.close()
+def service(shared_service: Service, redis_server: BrokerServer) -> Service:
+    """The service with all its parts running."""
+    for part in (shared_service.web, shared_service.worker, shared_service.background):
+        if not part.running:
+            part.start()
+    return shared_service
 
 
-def submit_at_once(service: Service, numbers: range) -> list[str]:
+_numbers = count()
+
+
+def submit_at_once(service: Service, number: int) -> list[str]:
+    """Hand in so many images that nobody has handed in before; the ids of their jobs."""
+    images = [distinct_image(next(_numbers)) for _ in range(number)]
     with ThreadPoolExecutor(16) as pool:
-        jobs = pool.map(lambda n: service.submit(distinct_image(n)), numbers)
-        return [job["id"] for job in jobs]
+        return [job["id"] for job in pool.map(service.submit, images)]
 
 
-def start_until_busy(service: Service) -> None:
-    """Start the worker while jobs wait; return in the middle of its work."""
-    before = len(service.worker.events("batch"))
-    service.worker.start()
-    wait_until(
-        lambda: len(service.worker.events("batch")) > before, seconds=90, what="a first batch"
-    )
+def work_is_under_way(service: Service) -> bool:
+    return bool(service.jobs(status="running", limit=1))
 
 
 def all_succeeded(service: Service, ids: list[str]) -> None:
@@ -52,15 +62,14 @@ def all_succeeded(service: Service, ids: list[str]) -> None:
     assert [job["status"] for job in jobs.values()] == ["succeeded"] * len(ids)
 
 
-def test_worker_killed_in_the_middle_of_batches(
-    make_service: MakeService, redis_server: BrokerServer
-) -> None:
-    service = make_service(redis_server.url)
+def test_worker_killed_in_the_middle_of_batches(service: Service) -> None:
     service.worker.kill()
-    ids = submit_at_once(service, range(300))
+    ids = submit_at_once(service, 300)
     for _ in range(2):
-        start_until_busy(service)
+        service.worker.start()
+        wait_until(lambda: work_is_under_way(service), seconds=90, what="a first batch")
         service.worker.kill()
+    assert work_is_under_way(service)  # as far as anybody knows
     service.worker.start()
     all_succeeded(service, ids)
     # Its successor in the slot gave them back at once: no lease ran out.
@@ -69,50 +78,40 @@ def test_worker_killed_in_the_middle_of_batches(
 
 
 def test_broker_killed_and_emptied_while_jobs_wait(
-    make_service: MakeService, redis_server: BrokerServer
+    service: Service, redis_server: BrokerServer
 ) -> None:
-    service = make_service(redis_server.url)
     service.worker.stop()
-    ids = submit_at_once(service, range(100))
+    ids = submit_at_once(service, 100)
     redis_server.kill()
-    ids += submit_at_once(service, range(100, 120))  # a broken broker alone is no error
+    ids += submit_at_once(service, 20)  # a broken broker alone is no error
     redis_server.start()
     redis_server.wipe()
     service.worker.start()
     all_succeeded(service, ids)
 
 
-# What it shows lies in the processes: one database is enough, since it takes long.
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_broker_lost_under_a_running_worker(
-    make_service: MakeService, redis_server: BrokerServer
-) -> None:
-    service = make_service(redis_server.url)
+def test_broker_lost_under_a_running_worker(service: Service, redis_server: BrokerServer) -> None:
     redis_server.kill()
-    all_succeeded(service, submit_at_once(service, range(20)))
+    all_succeeded(service, submit_at_once(service, 20))
     redis_server.start()
     redis_server.wipe()
-    all_succeeded(service, submit_at_once(service, range(20, 40)))
+    all_succeeded(service, submit_at_once(service, 20))
 
 
-def test_no_broker_at_all(make_service: MakeService) -> None:
-    service = make_service(None)
-    all_succeeded(service, submit_at_once(service, range(30)))
-    began = time.monotonic()
-    assert service.worker.stop() == 0
-    assert time.monotonic() - began < 30  # it ends by itself, it is not waited out
-
-
-# What it shows lies in the processes: one database is enough, since it takes long.
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_stop_gives_back_without_using_an_attempt_up(
-    make_service: MakeService, redis_server: BrokerServer
-) -> None:
-    service = make_service(redis_server.url)
+def test_a_stop_gives_back_without_using_an_attempt_up(service: Service) -> None:
     service.worker.stop()
-    ids = submit_at_once(service, range(300))
-    start_until_busy(service)
+    ids = submit_at_once(service, 120)
+    service.worker.start()
+    wait_until(lambda: work_is_under_way(service), seconds=90, what="a first batch")
     assert service.worker.stop() == 0
     service.worker.start()
     all_succeeded(service, ids)
     assert {service.job(job_id)["attempt"] for job_id in ids} == {1}
+
+
+def test_no_broker_at_all(tmp_path: Path, sqlite_url: str) -> None:
+    with running(tmp_path, sqlite_url, None) as service:
+        all_succeeded(service, submit_at_once(service, 30))
+        began = time.monotonic()
+        assert service.worker.stop() == 0
+        assert time.monotonic() - began < 30  # it ends by itself, it is not waited out

@@ -186,6 +186,12 @@ class Service:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def jobs(self, **filters: Any) -> list[dict[str, Any]]:
+        """The newest jobs that the filters let through."""
+        answer = self._http.get(f"{self.url}/v1/jobs", params=filters, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["data"])
+
     def wait(self, ids: Iterable[str], *, seconds: float = 100) -> dict[str, dict[str, Any]]:
         """Poll until all of these jobs are in a terminal state; the jobs by id."""
         waiting = list(ids)
