@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import pillow_heif
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin
 
-from shared.avif import coded_pixels
-
 # What Pillow's openers are asked for, in this order: AVIF and HEIF share a container, and each
 # leaves the other's files alone. Pillow knows many more formats; each parses a stranger's bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -38,11 +36,9 @@ NO_WHITE = (
 # Several images are decoded at a time already, one a core.
 _THREADS_OF_ONE_DECODER = 4
 
-# What may be decoded for each pixel that a file says it has: colours, transparency, a map for
-# bright screens; what the frames of an AVIF hold is known to a factor of four.
+# A TIFF's tile may be larger than a small image, but not for ever.
 _MOST_TIMES = 8
-_FREE_PIXELS = 2**20  # a tile may be larger than a small image
-
+_FREE_PIXELS = 2**20
 _TILE_SIZE = (322, 323)  # TileWidth and TileLength, TIFF 6.0, section 15
 
 # The limit of the settings is checked on the header, by web and worker alike. Pillow's own limit
@@ -67,24 +63,21 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels are fine
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_lie(image, data)
+            _refuse_large_tiles(image)
             yield image
 
 
-def _refuse_lie(image: Image.Image, data: bytes) -> None:
-    """Refuse what says that it is small, and is decoded at another size.
+def _refuse_large_tiles(image: Image.Image) -> None:
+    """Refuse a TIFF that says it is small, and is decoded in tiles of another size.
 
-    Pillow's other decoders allocate what the header says, and libheif refuses by itself.
+    Pillow's other decoders allocate what the header says; libheif refuses more than that, and
+    libavif more than 268 million pixels.
     """
-    decoded = 0
-    if image.format == "AVIF":
-        decoded = coded_pixels(data)
-    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         width, length = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_SIZE)
-        decoded = width * length
-    pixels = image.width * image.height
-    if decoded > max(_MOST_TIMES * pixels, _FREE_PIXELS):
-        raise ValueError(f"it says that it has {pixels} pixels, and holds {decoded}")
+        pixels = image.width * image.height
+        if width * length > max(_MOST_TIMES * pixels, _FREE_PIXELS):
+            raise ValueError(f"it says that it has {pixels} pixels, and holds {width * length}")
 
 
 def has_white(image: Image.Image) -> bool:

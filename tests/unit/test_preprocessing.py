@@ -270,12 +270,11 @@ def test_a_frame_larger_than_its_screen_is_counted_too() -> None:
     assert failure(bytes(data), max_pixels=1000).code == "image_too_large"
 
 
-@pytest.mark.parametrize(("format_", "why"), [("HEIF", "limit"), ("AVIF", "holds 1440000")])
-def test_an_image_with_more_pixels_than_it_says_is_not_decoded(format_: str, why: str) -> None:
-    data = bytearray(encoded(Image.new("RGB", (1200, 1200)), format_))
+def test_a_heic_with_more_pixels_than_it_says_is_not_decoded() -> None:
+    data = bytearray(encoded(Image.new("RGB", (1200, 1200)), "HEIF"))
     size = data.index(b"ispe") + 8
     data[size : size + 8] = struct.pack(">II", 10, 10)
-    assert why in failure(bytes(data), max_pixels=100).detail
+    assert "limit" in failure(bytes(data), max_pixels=100).detail
 
 
 def test_a_tile_may_be_larger_than_its_image_but_not_for_ever() -> None:
