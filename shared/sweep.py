@@ -5,9 +5,10 @@ What an interruption leaves in between is an object without a row, which a later
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 
 import structlog
 from sqlalchemy import Connection, Row, delete, func, select
@@ -103,7 +104,7 @@ class Sweep:
             return 0
         age = timedelta(hours=self.settings.orphan_hours)
         cutoff = utc_now() - age
-        old = [found.name for found in self.storage.list("images") if found.modified_at < cutoff]
+        old = (found.name for found in self.storage.list("images") if found.modified_at < cutoff)
         removed = 0
         for names in _in_parts(old, _KEYS):
             removed += self._remove_unnamed(names)
@@ -168,6 +169,7 @@ def _delete_images(connection: Connection, names: Sequence[str]) -> Sequence[Row
     ).all()
 
 
-def _in_parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), size):
-        yield names[start : start + size]
+def _in_parts(names: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+    rest = iter(names)
+    while part := list(islice(rest, size)):
+        yield part

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
@@ -98,7 +99,11 @@ class Pipeline:
         pool = self._pools[claim.lane]
         objects = {job.image: job.object for job in jobs}
         activity.enter("fetch")
-        fetched = dict(zip(objects, pool.map(self._fetch, objects.items()), strict=True))
+        # The watchdog is for what hangs; a storage that is away must not look like that, however
+        # large the batch and however long each read takes to fail.
+        give_up = time.monotonic() + self._settings.fetch_limit_seconds / 2
+        bodies = pool.map(self._fetch, objects, objects.values(), repeat(give_up))
+        fetched = dict(zip(objects, bodies, strict=True))
         fetch_ms = clock.lap()
         activity.enter("decode")
         decoded = self._decode(pool, fetched, model)
@@ -142,11 +147,12 @@ class Pipeline:
         if all(isinstance(outcome.result, Unread) for outcome in outcomes):
             self._stopping.wait(_AWAY_SECONDS)  # the storage is away: do not park a whole backlog
 
-    def _fetch(self, item: tuple[str, str | None]) -> bytes | Failure | Unread:
-        image, name = item
+    def _fetch(self, image: str, name: str | None, give_up: float) -> bytes | Failure | Unread:
         try:
             if name is None:
                 raise ObjectMissing(image)
+            if time.monotonic() > give_up:
+                raise Unavailable("the images before it took too long")
             data = self._storage.read(name)
         except ObjectMissing:
             if name is not None:

@@ -1,5 +1,6 @@
 """Harm done to single parts: every job still ends in exactly one terminal state."""
 
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.service import Service, distinct_image, running
-from tests.services import BrokerServer, PostgresServer, wait_until
+from tests.services import BrokerServer, PostgresServer, S3Server, wait_until
 
 pytestmark = pytest.mark.chaos
 
@@ -115,3 +116,29 @@ def test_no_broker_at_all(tmp_path: Path, sqlite_url: str) -> None:
         began = time.monotonic()
         assert service.worker.stop() == 0
         assert time.monotonic() - began < 30  # it ends by itself, it is not waited out
+
+
+def test_a_bucket_that_does_not_answer_ends_no_worker_and_loses_no_job(
+    tmp_path: Path, sqlite_url: str, redis_server: BrokerServer, s3_server: S3Server
+) -> None:
+    """Read one after the other, a batch would be at it for longer than the watchdog allows."""
+    settings = {
+        "storage_url": s3_server.url(),
+        "storage_timeout_seconds": 1,
+        "fetch_limit_seconds": 6,
+        "decode_threads": 1,
+        **s3_server.settings,
+    }
+    with running(tmp_path, sqlite_url, redis_server.url, **settings) as service:
+        service.worker.signal(signal.SIGSTOP)
+        ids = submit_at_once(service, 16)
+        s3_server.freeze()
+        service.worker.signal(signal.SIGCONT)
+        refused = service.post(distinct_image(next(_numbers)))
+        assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
+        wait_until(lambda: len(service.worker.events("batch")) >= 2, seconds=60, what="two batches")
+        assert service.worker.running
+        s3_server.thaw()
+        all_succeeded(service, ids)
+        assert service.worker.running
+        assert {service.job(job_id)["attempt"] for job_id in ids} == {1}

@@ -221,7 +221,7 @@ def _variable(name: str) -> str:
 
 @contextmanager
 def running(
-    directory: Path, database_url: str, broker_url: str, **settings: Any
+    directory: Path, database_url: str, broker_url: str | None, **settings: Any
 ) -> Iterator[Service]:
     """A whole service that serves digits, ended at the end."""
     service = Service(directory, database_url, broker_url, **settings)

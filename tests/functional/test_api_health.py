@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.functional.conftest import API
-from tests.services import PostgresServer
+from tests.functional.conftest import API, picture
+from tests.services import PostgresServer, S3Server
 
 
 def test_a_service_with_everything_is_ready(api: API) -> None:
@@ -51,6 +51,28 @@ def test_a_storage_that_takes_no_writes_is_not_ready(
     assert response.json["checks"]["database"] == "ok"
     submitted = api.submit()
     assert (submitted.status_code, submitted.json["code"]) == (503, "service_unavailable")
+
+
+def test_a_storage_that_is_away_says_so_in_words(
+    make_api: Callable[..., API], away: dict[str, Any]
+) -> None:
+    said = make_api(**away).client.get("/readyz").json["checks"]["storage"]
+    assert said.startswith("the storage ")
+    assert "NoSuchBucket" in said or "Not a directory" in said or "File exists" in said, said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("stack_name", ["postgresql+s3"], indirect=True)
+def test_a_bucket_that_does_not_answer_is_503_and_no_image_is_taken_for_lost(
+    make_api: Callable[..., API], prepared: dict[str, Any], s3_server: S3Server
+) -> None:
+    job = make_api(**prepared).job()
+    api = make_api(**prepared, storage_timeout_seconds=0.2)
+    s3_server.freeze()
+    for response in (api.submit(picture(colour=9)), api.client.get(job["links"]["image"])):
+        assert (response.status_code, response.json["code"]) == (503, "service_unavailable")
+    s3_server.thaw()
+    assert make_api(**prepared).client.get(job["links"]["image"]).data == picture()
 
 
 @pytest.mark.parametrize("stack_name", ["postgresql+s3"], indirect=True)

@@ -313,6 +313,28 @@ def test_a_configuration_that_names_no_storage_is_refused(
         recorder.storage(**values)
 
 
+@pytest.mark.parametrize("command", [["web"], ["db", "upgrade"]])
+def test_a_command_says_in_one_line_that_its_storage_cannot_be(
+    command: list[str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ops.cli", *command],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "CLASSIFIER_DATA_DIR": str(tmp_path),
+            "CLASSIFIER_STORAGE_URL": "gs://bucket",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: CLASSIFIER_STORAGE_URL: gs://bucket is neither")
+
+
 # The cache of model files
 
 

@@ -162,6 +162,18 @@ def test_only_old_objects_without_a_row_go(world: World) -> None:
     assert world.objects() == sorted([named, young])
 
 
+def test_orphans_go_part_by_part_while_they_are_listed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.sweep._KEYS", 3)
+    orphans = [f"images/{number:064}/{new_id()}" for number in range(10)]
+    for name in orphans:
+        world.storage.write(name, b"")
+    world.age_objects(*orphans)
+    assert world.sweep.remove_orphans() == 10
+    assert world.objects() == []
+
+
 def test_objects_are_not_listed_at_every_sweep(world: World) -> None:
     world.sweep.remove_orphans()
     name = f"images/{'f' * 64}/{new_id()}"
