@@ -22,7 +22,7 @@ from tests.services import ROOT, BrokerServer
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.stack("sqlite+local"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 FAMILIES = {
