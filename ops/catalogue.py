@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ops.install import Labels, NotAModel, sha256_of
+from ops.install import Labels, NotAModel, md5_of, sha256_of
 from ops.labels import read_labels
 from shared.models import ModelSpec
 
@@ -47,6 +47,7 @@ class Application:
     size: int
     top: Source
     no_top: Source
+    imagenet_stem: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class Entry:
             activation=self.activation,
             output="embedding" if self.labels is None else "scores",
             options=dict(self.options),
+            # Keras knows its own weights by their name; a file that is imported, by its content.
+            imagenet_stem=self.application.imagenet_stem
+            and self.source is not None
+            and md5_of(weights) == self.source.md5,
         )
 
 

@@ -4,7 +4,6 @@ While a download runs, its lease in the `models` row says so: web accepts jobs f
 """
 
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
@@ -19,7 +18,7 @@ import structlog
 
 from ops.catalogue import Entry, Source
 from ops.fetch import FetchError, Interrupted, fetch
-from ops.install import Check, NotAModel, install_files
+from ops.install import Check, NotAModel, install_files, md5_of
 from ops.lease import Busy, Lease, Report
 from ops.progress import mebibytes
 from ops.proof import prove
@@ -142,7 +141,7 @@ class _Download:
             NotAModel: They are not, and why.
         """
         source = self.source
-        if source.md5 is not None and (found := _md5(file)) != source.md5:
+        if source.md5 is not None and (found := md5_of(file)) != source.md5:
             raise NotAModel(
                 f"{called} is not {source.file_name}: its MD5 is {found}, not {source.md5}"
             )
@@ -217,9 +216,3 @@ def _check_space(directory: Path, *, needed: int) -> None:
         raise FetchError(
             f"{mebibytes(needed)} are needed in {directory}, and {mebibytes(free)} are free"
         )
-
-
-def _md5(path: Path) -> str:
-    # A check against damage, with the sum that Keras publishes; no secret depends on it.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -41,7 +41,7 @@ def check_name(name: str) -> None:
 
 def version_of(spec: ModelSpec, labels: Labels) -> str:
     """What a version is called: the same content has the same name on every machine."""
-    content = {
+    content: dict[str, object] = {
         "weights": spec.sha256,
         "labels": [list(pair) for pair in labels],  # an embedding's are none
         "preprocessing": [spec.preprocessing, spec.scale, spec.offset],
@@ -51,6 +51,8 @@ def version_of(spec: ModelSpec, labels: Labels) -> str:
         "precision": spec.precision,
         "architecture": spec.architecture,
     }
+    if spec.imagenet_stem:
+        content["imagenet_stem"] = True
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_VERSION_DIGITS]
 
@@ -59,6 +61,12 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def md5_of(path: Path) -> str:
+    """MD5 of a file, as Keras publishes it: against damage, no secret depends on it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def install_files(

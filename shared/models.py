@@ -30,6 +30,8 @@ class ModelSpec:
         options: Of the `keras.applications` constructor, as Keras names them, without `weights`
             and `input_shape`.
         sha256: Of the weights file.
+        imagenet_stem: Whether it is built as Keras builds it for its own ImageNet weights, where
+            that differs: EfficientNetB0 to B7 then scale their input once more.
         source: From where the weights were downloaded, below the setting `weights_url`; None of a
             file that an operator brought.
     """
@@ -49,6 +51,7 @@ class ModelSpec:
     engine: str = "tensorflow"
     precision: str = "float32"
     options: dict[str, Any] = field(default_factory=dict)
+    imagenet_stem: bool = False
     source: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ops.catalogue import BUNDLED
 from shared import models
 from shared.database import Database
 from tests.integration.model_files import classify, hdf5
@@ -65,15 +64,6 @@ def test_a_variant_without_weights_is_made_and_its_file_can_be_imported(tmp_path
     assert again.returncode == 0, again.stderr
     assert installed(data, "again").version == toy.version
     assert list((data / "downloads").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_digits_are_really_loaded_before_they_are_imported(tmp_path: Path) -> None:
-    imported = classify(
-        tmp_path / "data", "models", "import", "own", str(BUNDLED["digits"]), "--json"
-    )
-    assert imported.returncode == 0, imported.stderr
-    assert json.loads(imported.stdout)["name"] == "own"
 
 
 @pytest.mark.slow

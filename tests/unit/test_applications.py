@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ops.catalogue import APPLICATIONS, DOWNLOADS, Application, Source, build
-from ops.install import NotAModel
+from ops.install import NotAModel, md5_of, version_of
 
 ROOT = "https://storage.googleapis.com/"
 
@@ -101,6 +103,21 @@ def test_no_options_mean_what_keras_does() -> None:
     assert entry.options == {}
     assert (entry.height, entry.width, entry.activation) == (224, 224, "softmax")
     assert entry.source is None
+
+
+def test_kerass_own_weights_are_known_by_their_sum_where_they_are_used_otherwise(
+    tmp_path: Path,
+) -> None:
+    weights = tmp_path / "weights.h5"
+    weights.write_bytes(b"these")
+    entry = DOWNLOADS["efficientnet_b0"]
+    assert not entry.spec(weights).imagenet_stem  # of one's own training
+    theirs = replace(entry, source=Source("a/b.h5", md5_of(weights)))
+    assert theirs.spec(weights).imagenet_stem
+    other = replace(theirs, application=APPLICATIONS["efficientnet_v2_b0"])
+    assert not other.spec(weights).imagenet_stem
+    with_step, without = theirs.spec(weights), entry.spec(weights)
+    assert version_of(with_step, []) != version_of(without, [])
 
 
 def test_the_name_in_the_cache_of_keras_may_be_another() -> None:

@@ -268,3 +268,37 @@ def test_convolutions_of_one_channel_each_give_what_keras_gives(tmp_path: Path) 
     expected = model.predict(pixels.astype(np.float32) / 255, verbose=0)
     assert expected.std() > 1e-3  # else anything would do
     np.testing.assert_allclose(engine.forward(pixels), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_efficientnet_of_kerass_own_weights_is_built_as_keras_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    options = {"include_top": False, "pooling": "avg"}
+    path = tmp_path / "weights.weights.h5"
+    keras.utils.set_random_seed(5)
+    plain = keras.applications.EfficientNetB0(weights=None, input_shape=(SIZE, SIZE, 3), **options)
+    plain.save_weights(path)
+    # What would download ImageNet's weights has ours instead.
+    monkeypatch.setattr(
+        "keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(path)
+    )
+    keras_own = keras.applications.EfficientNetB0(
+        weights="imagenet", input_shape=(SIZE, SIZE, 3), **options
+    )
+    image = np.random.default_rng(5).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+    pixels = image.astype(np.float32)
+    expected = keras_own(pixels, training=False).numpy()
+    assert plain(pixels, training=False).numpy() != pytest.approx(expected, rel=0.1)
+    spec = application(
+        "EfficientNetB0",
+        preprocessing="efficientnet",
+        options=options,
+        output="embedding",
+        activation="none",
+        imagenet_stem=True,
+    )
+    engine = make_engine("tensorflow")
+    engine.load(spec, tmp_path)
+    assert engine.forward(image) == pytest.approx(expected, rel=1e-4, abs=1e-6)

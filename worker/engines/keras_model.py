@@ -18,6 +18,9 @@ from worker.engines.protocol import ModelUnloadable
 keras.config.set_floatx("float32")
 keras.config.set_image_data_format("channels_last")
 
+# https://github.com/keras-team/keras/blob/master/keras/src/applications/efficientnet.py
+_IMAGENET_DEVIATIONS = (0.229, 0.224, 0.225)
+
 _QUOTED = 300  # characters of an error of Keras
 
 
@@ -104,7 +107,16 @@ def _constructed(spec: ModelSpec, path: Path) -> keras.Model:
             f"{path.name} is not a weights file of {spec.architecture} with "
             f"{spec.options or 'its defaults'}: {_quoted(error)}"
         ) from error
+    if spec.imagenet_stem:
+        _scale_as_for_imagenet(model)
     return model
+
+
+def _scale_as_for_imagenet(model: keras.Model) -> None:
+    """Do what a layer does that Keras adds for its own weights only: divide by √deviation."""
+    normalization = next(x for x in model.layers if isinstance(x, keras.layers.Normalization))
+    normalization.adapt_variance.assign(normalization.adapt_variance * _IMAGENET_DEVIATIONS)
+    normalization.finalize_state()
 
 
 def _from_archive(path: Path) -> keras.Model:
