@@ -91,6 +91,8 @@ def test_broker_killed_and_emptied_while_jobs_wait(
     all_succeeded(service, ids)
 
 
+# What it shows lies in the processes: one database is enough, since it takes long.
+@pytest.mark.parametrize("shared_service", ["postgresql"], indirect=True)
 def test_broker_lost_under_a_running_worker(service: Service, redis_server: BrokerServer) -> None:
     redis_server.kill()
     all_succeeded(service, submit_at_once(service, 20))
@@ -99,6 +101,8 @@ def test_broker_lost_under_a_running_worker(service: Service, redis_server: Brok
     all_succeeded(service, submit_at_once(service, 20))
 
 
+# What it shows lies in the processes: one database is enough, since it takes long.
+@pytest.mark.parametrize("shared_service", ["sqlite"], indirect=True)
 def test_a_stop_gives_back_without_using_an_attempt_up(service: Service) -> None:
     service.worker.stop()
     ids = submit_at_once(service, 120)
