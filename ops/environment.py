@@ -5,9 +5,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from shared.settings import PREFIX, Settings
+from shared.settings import Settings, variable_of
 
-_OWN_NAMES = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
 _ROOT = Path(__file__).parent.parent
 
 
@@ -16,8 +15,8 @@ def child_environment(settings: Settings, broker_url: str) -> dict[str, str]:
     environment = dict(os.environ)
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if name not in _OWN_NAMES and value is not None:
-            environment[(PREFIX + name).upper()] = _as_text(value)
+        if value is not None:
+            environment[variable_of(name)] = _as_text(value)
     environment["DATABASE_URL"] = settings.database
     environment["REDIS_URL"] = broker_url
     # Children run with -P, which keeps a `web/` of the current directory out of our way.

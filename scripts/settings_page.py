@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from shared.settings import PREFIX, Settings
+from shared.settings import Settings, variable_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 _HEAD = """\
@@ -58,11 +58,10 @@ def groups() -> dict[str, list[str]]:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    variable = name.upper() if field.validation_alias else (PREFIX + name).upper()
     described = field.description or ""
     if get_origin(field.annotation) is Literal:
         described += f" One of {', '.join(f'`{choice}`' for choice in get_args(field.annotation))}."
-    return f"| `{variable}` | {_default(field.default)} | {described} |"
+    return f"| `{variable_of(name)}` | {_default(field.default)} | {described} |"
 
 
 def _default(value: Any) -> str:

@@ -214,22 +214,21 @@ def load_settings(**flags: Any) -> Settings:
         return Settings(**(secrets | given))
     except ValidationError as error:
         problems = "; ".join(
-            f"{_variable(str(problem['loc'][0]))}: {problem['msg']}" for problem in error.errors()
+            f"{variable_of(str(problem['loc'][0]))}: {problem['msg']}" for problem in error.errors()
         )
         raise ConfigurationError(problems) from error
 
 
-def _variable(field: str) -> str:
-    return field if field.isupper() else (PREFIX + field).upper()
+def variable_of(setting: str) -> str:
+    """The environment variable of a setting: the ecosystem's own name, where it has one."""
+    field = Settings.model_fields.get(setting.lower())
+    has_own = field is not None and field.validation_alias is not None
+    return (setting if has_own else PREFIX + setting).upper()
 
 
 def _refuse_unknown(values: dict[str, str | None]) -> None:
     """A mistyped name would otherwise be ignored silently."""
-    known = {
-        _variable(name)
-        for name, field in Settings.model_fields.items()
-        if not field.validation_alias
-    }
+    known = {variable_of(name) for name in Settings.model_fields}
     unknown = sorted(name for name in values if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")

@@ -17,6 +17,7 @@ import requests
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from shared.settings import variable_of
 from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ class Service:
             "CLASSIFIER_DOWNLOAD": "",  # no test waits for the internet
             "DATABASE_URL": database_url,
             **({"REDIS_URL": broker_url} if broker_url else {}),
-            **{_variable(name): str(value) for name, value in settings.items()},
+            **{variable_of(name): str(value) for name, value in settings.items()},
         }
         self.web = self._part("web")
         self.worker = self._part("worker")
@@ -212,11 +213,6 @@ class Service:
         for part in (self.web, self.worker, self.background):
             part.kill()
         self._http.close()
-
-
-def _variable(name: str) -> str:
-    """The environment variable of a setting; those of a bucket have the names all others use."""
-    return name.upper() if name.startswith("aws_") else f"CLASSIFIER_{name.upper()}"
 
 
 @contextmanager

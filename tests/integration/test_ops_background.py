@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Row, func, select, update
 
 from ops.environment import child_environment
@@ -192,7 +193,7 @@ def test_children_read_the_settings_that_we_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith("CLASSIFIER_") or name in ("DATABASE_URL", "REDIS_URL"):
+        if name.startswith(("CLASSIFIER_", "AWS_")) or name in ("DATABASE_URL", "REDIS_URL"):
             monkeypatch.delenv(name)
     ours = Settings(
         data_dir=Path("here"),
@@ -201,6 +202,10 @@ def test_children_read_the_settings_that_we_read(
         download=(),
         max_batch_size=3,
         web_threads=5,
+        storage_url="s3://pictures",
+        aws_endpoint_url="http://127.0.0.1:9000",
+        aws_access_key_id="key",
+        aws_secret_access_key=SecretStr("secret"),
     )
     for name, value in child_environment(ours, "redis+socket:///x").items():
         monkeypatch.setenv(name, value)
