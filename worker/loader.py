@@ -1,6 +1,5 @@
 """Loading the versions that are wanted, each once a process, warm before its loops may claim."""
 
-import gc
 import threading
 import time
 import weakref
@@ -34,7 +33,7 @@ class Loader(threading.Thread):
         self._serving = runtime.serving
         self._on_change = on_change
         self._room = Room(runtime.settings)
-        # Taken out of service, and still held by a batch under way: its memory is not free yet.
+        # Taken out of service; while a batch under way holds it, its memory is not free yet.
         self._leaving: weakref.ref[LoadedModel] | None = None
         self.wake = threading.Event()
         self.trouble: str | None = None
@@ -120,11 +119,7 @@ class Loader(threading.Thread):
         self._on_change(None)
 
     def _is_one_leaving(self) -> bool:
-        if self._leaving is not None:
-            gc.collect()  # models hold themselves in circles
-            if self._leaving() is None:
-                self._leaving = None
-        return self._leaving is not None
+        return self._leaving is not None and self._leaving() is not None
 
     def _load(self, version: Version) -> None:
         """Load and warm up one version; from then on the loops may claim its jobs."""
