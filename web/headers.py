@@ -12,6 +12,10 @@ from shared.errors import ProblemError
 _REQUEST_ID_CHARACTERS = 200
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
+# Of what is its owner's, and changes: kept by no proxy, and asked for anew each time.
+PRIVATE = "private, no-cache"
+POLL_SECONDS = 1  # `Retry-After` of a job that has not ended
+
 # Nothing inline and nothing from elsewhere: a name or a label that slipped through as markup
 # could neither run nor load anything.
 _POLICY = "; ".join(

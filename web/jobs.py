@@ -14,7 +14,8 @@ from shared.errors import ProblemError
 from shared.jobs import queries, transitions
 from shared.tables import TERMINAL
 from web.bodies import read_body
-from web.owners import current_owner
+from web.headers import POLL_SECONDS, PRIVATE
+from web.owners import current_owner, no_job, own_job
 from web.preferences import idempotency_key, say_waited, wanted_wait_seconds
 from web.representation import job_json, queue_json
 from web.schemas import Queue
@@ -22,10 +23,6 @@ from web.services import services
 from web.stored_images import image_response, stored_bytes
 from web.submission import accept
 from web.uploads import read_image
-
-_RETRY_SECONDS = 1  # how soon a client should look again
-# Private, since a job is its owner's; asked for anew each time, since it changes.
-_CACHING = "private, no-cache"
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 
@@ -78,7 +75,7 @@ def delete(job_id: UUID) -> Response:
         return queries.delete_job(connection, owner, job_id)
 
     if not services().database.transact(remove):
-        raise _no_job(job_id)
+        raise no_job(job_id)
     return Response(status=204)
 
 
@@ -86,7 +83,7 @@ def delete(job_id: UUID) -> Response:
 def image(job_id: UUID) -> Response:
     """The image as it was stored."""
     row = _look(job_id).row
-    response = image_response(stored_bytes(row), row.media_type, etag=row.image, caching=_CACHING)
+    response = image_response(stored_bytes(row), row.media_type, etag=row.image, caching=PRIVATE)
     response.headers["Content-Disposition"] = _inline(row.filename)
     return response
 
@@ -106,9 +103,7 @@ class _Seen:
 
 def _look(job_id: UUID) -> _Seen:
     with services().database.read() as connection:
-        row = queries.find(connection, current_owner(), job_id)
-        if row is None:
-            raise _no_job(job_id)
+        row = own_job(connection, job_id)
         return _Seen(row, queue_json(connection, row))
 
 
@@ -126,15 +121,11 @@ def _await(job_id: UUID) -> _Seen:
     return replace(seen, waited=seconds)
 
 
-def _no_job(job_id: UUID) -> ProblemError:
-    return ProblemError("not_found", f"There is no job {job_id}.")
-
-
 def _answer(seen: _Seen) -> Response:
     response = jsonify(job_json(seen.row, queue=seen.queue))
-    response.headers["Cache-Control"] = _CACHING
+    response.headers["Cache-Control"] = PRIVATE
     if not seen.ended:
-        response.headers["Retry-After"] = str(_RETRY_SECONDS)
+        response.headers["Retry-After"] = str(POLL_SECONDS)
     if seen.waited is not None:
         say_waited(response, seen.waited)
     return response

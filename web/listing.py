@@ -10,6 +10,7 @@ from shared.jobs import finding, queries
 from shared.jobs.finding import Page, Wanted
 from shared.tables import STATUSES, TERMINAL
 from web.filters import Filters, read_filters, write_cursor
+from web.headers import POLL_SECONDS, PRIVATE
 from web.owners import current_owner
 from web.preferences import say_waited, wanted_wait_seconds
 from web.representation import job_json
@@ -19,7 +20,6 @@ from web.values import invalid
 
 _MOST_IDS = 100
 _MOST_LOOKS = 10
-_RETRY_SECONDS = 1
 
 blueprint = Blueprint("listing", __name__, url_prefix="/v1/jobs")
 
@@ -81,7 +81,7 @@ def _several() -> Response:
     if seconds is not None and waited:
         say_waited(response, seconds)
     if any(row.status not in TERMINAL for row in rows):
-        response.headers["Retry-After"] = str(_RETRY_SECONDS)
+        response.headers["Retry-After"] = str(POLL_SECONDS)
     return response
 
 
@@ -104,5 +104,5 @@ def _answer(rows: list[Row[Any]], after: UUID | None) -> Response:
         "next_cursor": None if after is None else write_cursor(after),
     }
     response = jsonify(body)
-    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Cache-Control"] = PRIVATE
     return response

@@ -1,4 +1,12 @@
-"""Whose request this is."""
+"""Whose request this is, and what of it is theirs."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row
+
+from shared.errors import ProblemError
+from shared.jobs import queries
 
 LOCAL = "local"
 
@@ -6,3 +14,20 @@ LOCAL = "local"
 def current_owner() -> str:
     """The owner of what the current request makes and may see: without keys there is one."""
     return LOCAL
+
+
+def own_job(connection: Connection, job_id: UUID) -> Row[Any]:
+    """A job of the current owner, as `queries.job_rows` has it.
+
+    Raises:
+        ProblemError: `not_found`, for somebody else's too.
+    """
+    row = queries.find(connection, current_owner(), job_id)
+    if row is None:
+        raise no_job(job_id)
+    return row
+
+
+def no_job(job_id: UUID) -> ProblemError:
+    """The refusal of a job that is not there, or not theirs."""
+    return ProblemError("not_found", f"There is no job {job_id}.")

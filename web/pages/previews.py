@@ -4,9 +4,7 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
-from shared.errors import ProblemError
-from shared.jobs import queries
-from web.owners import current_owner
+from web.owners import own_job
 from web.services import services
 from web.stored_images import image_response, stored_bytes
 
@@ -33,9 +31,7 @@ def thumbnail(job_id: UUID) -> Response:
 def _rendering(job_id: UUID, longest: int) -> Response:
     own = services()
     with own.database.read() as connection:
-        row = queries.find(connection, current_owner(), job_id)
-    if row is None:
-        raise ProblemError("not_found", f"There is no job {job_id}.")
+        row = own_job(connection, job_id)
     etag = f"{row.image}-{longest}"
     if request.if_none_match.contains(etag):
         data, media_type = b"", "image/jpeg"  # what the browser has is not rendered again

@@ -14,7 +14,8 @@ from shared.jobs import queries, transitions
 from shared.jobs.intake import JobOptions
 from shared.tables import LANES
 from web import submission
-from web.owners import current_owner
+from web.headers import PRIVATE
+from web.owners import current_owner, own_job
 from web.pages.form import Refusal, Submitted, refusal, submit_form
 from web.pages.history import history
 from web.pages.job_views import JobView, view_job
@@ -39,8 +40,8 @@ pages.register_blueprint(previews)
 
 @pages.after_request
 def keep_private(response: FlaskResponse) -> FlaskResponse:
-    """Pages are their owner's, and change: kept by no proxy, and asked for anew each time."""
-    response.headers.setdefault("Cache-Control", "private, no-cache")
+    """Pages are their owner's, too."""
+    response.headers.setdefault("Cache-Control", PRIVATE)
     return response
 
 
@@ -85,9 +86,7 @@ def job(job_id: UUID) -> str:
     """One job: the picture, and what became of it."""
     own = services()
     with own.database.read() as connection:
-        row = queries.find(connection, current_owner(), job_id)
-        if row is None:
-            raise ProblemError("not_found", f"There is no job {job_id}.")
+        row = own_job(connection, job_id)
         view = view_job(
             row,
             view_models(connection, default=own.settings.default_model),
@@ -114,16 +113,12 @@ def several_jobs() -> Response:
 @pages.post("/jobs/<uuid:job_id>/cancel")
 def cancel(job_id: UUID) -> Response:
     """Cancel a job; one that has ended meanwhile is shown as it ended."""
-    own, owner = services(), current_owner()
 
-    def work(connection: Connection) -> bool:
-        found = queries.find(connection, owner, job_id) is not None
-        if found:
-            transitions.cancel(connection, job_id)
-        return found
+    def work(connection: Connection) -> None:
+        own_job(connection, job_id)
+        transitions.cancel(connection, job_id)
 
-    if not own.database.transact(work):
-        raise ProblemError("not_found", f"There is no job {job_id}.")
+    services().database.transact(work)
     return redirect(url_for("pages.job", job_id=job_id), 303)
 
 
