@@ -4,6 +4,8 @@ ServiceError
 ├── ConfigurationError     a setting is wrong; the process ends
 ├── Unavailable            database or storage is away; web answers 503, workers try again
 ├── ObjectMissing          the storage says, definitely, that an object is not there
+├── SourceEnded            (worker.sources) an ingestion's source cannot be read any further
+├── EntryError             (worker.sources) one entry of it cannot be had
 └── ProblemError           refused, with a code a client can rely on
 """
 
@@ -42,7 +44,9 @@ CODES: dict[str, Code] = {
     "cross_site": Code(403, "Requests from other sites are refused"),
     "not_found": Code(404, "There is no such thing"),
     "method_not_allowed": Code(405, "This address does not take that method"),
-    "already_finished": Code(409, "The job has already finished"),
+    "already_finished": Code(409, "The job or ingestion has already finished"),
+    "not_finished": Code(409, "The ingestion has not finished yet"),
+    "part_of_ingestion": Code(409, "The job belongs to an ingestion"),
     "idempotency_gone": Code(410, "The job of this Idempotency-Key was deleted"),
     "image_too_large": Code(413, "The image is too large"),
     "request_too_large": Code(413, "The request is too large"),
@@ -50,6 +54,8 @@ CODES: dict[str, Code] = {
     "unsupported_media_type": Code(415, "This content type is not taken here"),
     "invalid_value": Code(422, "A value is not valid"),
     "idempotency_mismatch": Code(422, "The Idempotency-Key was used for another request"),
+    "source_refused": Code(403, "The operator does not allow this source or output"),
+    "unsupported_source": Code(415, "This is not a source the service reads"),
     "model_unknown": Code(422, "There is no such model"),
     "internal_error": Code(500, "Something went wrong on our side", retryable=True),
     "model_unavailable": Code(503, "The model is not installed", retryable=True),
@@ -61,6 +67,14 @@ CODES: dict[str, Code] = {
     "worker_lost": Code(500, "The image ended its worker process, repeatedly"),
     "inference_failed": Code(500, "The model failed on this image", retryable=True),
     "deadline_passed": Code(504, "The deadline passed"),
+    # Of items and ingestions only
+    "entry_refused": Code(422, "An entry of the archive is not taken"),
+    "source_damaged": Code(422, "The source is damaged"),
+    "source_too_large": Code(413, "The source is too large"),
+    "source_missing": Code(410, "The source, or one of its images, is not there"),
+    "source_unreachable": Code(503, "The source could not be reached", retryable=True),
+    "too_many_failures": Code(422, "More images failed than `max_failures` allows"),
+    "expander_lost": Code(500, "The source ended its background worker, repeatedly"),
 }
 
 

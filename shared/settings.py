@@ -82,6 +82,54 @@ class Settings(BaseSettings):
     max_images_per_form: int = Field(20, gt=0, description="Images of one form on the page.")
     idempotency_hours: float = Field(24, gt=0, description="How long an Idempotency-Key is kept.")
 
+    # Ingestions
+    max_source_bytes: int = Field(
+        4 * 2**30,
+        gt=0,
+        description="Largest archive or list that is uploaded or fetched, in bytes.",
+    )
+    max_images_per_upload: int = Field(
+        10_000, gt=0, description="Images sent as one ingestion without an archive."
+    )
+    max_items: int = Field(10_000_000, gt=0, description="Most items of one ingestion.")
+    max_expanded_bytes: int = Field(
+        256 * 2**30, gt=0, description="Most bytes that one archive may unpack to."
+    )
+    max_expansion_ratio: int = Field(
+        200, gt=1, description="How many times its packed size an entry of an archive may have."
+    )
+    source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Directories of this machine that a client may name as `file://` source, "
+        "separated by commas; empty: none.",
+    )
+    source_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="`s3://bucket/prefix` (or `gs://`, `az://`) below which a client may name a "
+        "source, separated by commas; empty: none.",
+    )
+    source_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts (`host` or `host:port`) from which addresses in a source are fetched, "
+        "separated by commas; empty: none.",
+    )
+    source_timeout_seconds: float = Field(
+        20, gt=0, description="Longest wait for a source to give something."
+    )
+    source_hours: float = Field(
+        24, gt=0, description="How long an ingestion waits for a source that cannot be reached."
+    )
+    output_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="`s3://bucket/prefix` or `file:///path` below which a client may have result "
+        "files written, separated by commas; empty: none.",
+    )
+    output_part_rows: int = Field(10_000, gt=0, description="Rows of one result file.")
+    expanders: int = Field(4, gt=0, description="Ingestions expanded by one process at a time.")
+    expander_turn_seconds: float = Field(
+        30, gt=0, description="After how long an ingestion makes room for one that waits."
+    )
+
     # Web
     web_processes: int = Field(2, gt=0, description="Processes of the web server.")
     web_threads: int = Field(8, gt=1, description="Threads of each; at most half of them wait.")
@@ -179,10 +227,18 @@ class Settings(BaseSettings):
         host, _, port = self.bind.rpartition(":")
         return host.strip("[]") or "127.0.0.1", int(port)
 
-    @field_validator("models", "download", mode="before")
+    @field_validator(
+        "models",
+        "download",
+        "source_roots",
+        "source_prefixes",
+        "source_hosts",
+        "output_prefixes",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
-        """`a, b` as a tuple of names."""
+        """`a, b` as a tuple."""
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value

@@ -30,6 +30,15 @@ from sqlalchemy.dialects.postgresql import JSONB
 STATUSES = ("queued", "running", "succeeded", "failed", "canceled", "expired")
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 LANES = ("interactive", "bulk")
+INGESTION_STATUSES = (
+    "queued",
+    "running",
+    "succeeded",
+    "partially_succeeded",
+    "failed",
+    "canceled",
+)
+SOURCE_KINDS = ("archive", "directory", "bucket", "list")
 
 metadata = MetaData(
     naming_convention={
@@ -175,6 +184,7 @@ jobs = Table(
     # Plain JSON: JSONB would change the caller's numbers and the order of its keys.
     Column("metadata", JSON(), nullable=False),
     Column("ingestion", Uuid),
+    Column("position", Integer, comment="Of its item in the ingestion, from 0."),
     # When its turn comes
     Column("lane", String(11), nullable=False),
     Column("flow", String(100), nullable=False),
@@ -223,6 +233,21 @@ jobs = Table(
     Index("jobs_owner", "owner", "id"),
     _partial_index("jobs_unsucceeded", "owner", "status", "id", where="status <> 'succeeded'"),
     _partial_index("jobs_reference", "owner", "reference", "id", where="reference IS NOT NULL"),
+    # Of an ingestion: all, as they finished, and those that a retry makes anew.
+    _partial_index("jobs_ingestion", "ingestion", "id", where="ingestion IS NOT NULL"),
+    _partial_index(
+        "jobs_ingestion_finished",
+        "ingestion",
+        "finished_at",
+        "position",
+        where="ingestion IS NOT NULL AND finished_at IS NOT NULL",
+    ),
+    _partial_index(
+        "jobs_ingestion_failed",
+        "ingestion",
+        "position",
+        where="ingestion IS NOT NULL AND status IN ('failed', 'expired')",
+    ),
     # The last hour for the status page, read from the index alone.
     _partial_index(
         "jobs_finished",
@@ -240,6 +265,104 @@ jobs = Table(
         "autovacuum_analyze_scale_factor": 0,
         "autovacuum_analyze_threshold": 20000,
     },
+)
+
+ingestions = Table(
+    "ingestions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner", String(100), nullable=False),
+    Column("status", String(20), nullable=False),
+    # What is to be done
+    Column("source_kind", String(10), nullable=False),
+    Column("source", Text, comment="Its address, or the name of the uploaded file."),
+    Column("object", String(200), comment="An uploaded or fetched file, until it is expanded."),
+    Column("model_version", Integer, ForeignKey("model_versions.id"), nullable=False),
+    Column("pinned", Boolean, nullable=False, comment="False while its model is downloaded."),
+    Column("top_k", Integer, nullable=False),
+    Column("min_score", Float),
+    Column("reference", String(200)),
+    Column("metadata", JSON(), nullable=False),
+    Column("deadline_at", UTCDateTime),
+    Column("max_failures", Integer),
+    # How far its expansion is, and whose it is
+    Column("expanded", Integer, nullable=False, server_default=text("0"), comment="Items so far."),
+    Column("refused", Integer, nullable=False, server_default=text("0"), comment="Without a job."),
+    Column("checkpoint", JSON(), comment="Where the source is read on; the source's own."),
+    Column("expanded_at", UTCDateTime),
+    Column("expander_token", Uuid),
+    Column("expander_lease_until", UTCDateTime),
+    Column("lapses", Integer, nullable=False, server_default=text("0"), comment="At this place."),
+    Column("turn_at", UTCDateTime, nullable=False, comment="When it was last expanded."),
+    Column("not_before", UTCDateTime, comment="Its source could not be read: not again until."),
+    Column("unreachable_since", UTCDateTime),
+    # What is wrong with its source, or with all of it
+    Column("error_code", String(40)),
+    Column("error_detail", Text),
+    # Result files
+    Column("output", Text, comment="Below which address result files are written."),
+    Column("output_parts", Integer, nullable=False, server_default=text("0")),
+    Column("output_token", Uuid),
+    Column("output_lease_until", UTCDateTime),
+    Column("output_error", Text),
+    Column("written_at", UTCDateTime, comment="When all result files were there."),
+    # Times
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("started_at", UTCDateTime),
+    Column("finished_at", UTCDateTime),
+    Column("settled_at", UTCDateTime, comment="When the last of its jobs had ended, too."),
+    Column("deleted_at", UTCDateTime, comment="Hidden; the sweep removes it."),
+    Column("request_id", String(200)),
+    Column("trace_parent", String(200)),
+    _one_of("status", INGESTION_STATUSES),
+    _one_of("source_kind", SOURCE_KINDS),
+    Index("ingestions_owner", "owner", "id"),
+    _partial_index(
+        "ingestions_waiting",
+        "turn_at",
+        where="expanded_at IS NULL AND status IN ('queued', 'running')",
+    ),
+    _partial_index("ingestions_unsettled", "id", where="settled_at IS NULL"),
+    _partial_index("ingestions_unwritten", "id", where="output IS NOT NULL AND written_at IS NULL"),
+    _partial_index("ingestions_deleted", "id", where="deleted_at IS NOT NULL"),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("ingestion", Uuid, ForeignKey("ingestions.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("name", Text, nullable=False, comment="As the source has it; text, never a path."),
+    Column("job", Uuid, comment="Null for one that was refused, or is to be fetched again."),
+    # Of one without a job; else the job has them
+    Column("reference", String(200)),
+    Column("metadata", JSON()),
+    Column("error_code", String(40)),
+    Column("error_detail", Text),
+    Column("finished_at", UTCDateTime),
+    _partial_index(
+        "items_refused",
+        "ingestion",
+        "finished_at",
+        "position",
+        where="job IS NULL AND error_code IS NOT NULL",
+    ),
+    _partial_index(
+        "items_unfetched", "ingestion", "position", where="job IS NULL AND error_code IS NULL"
+    ),
+)
+
+# Finished jobs of an ingestion, added to by whoever ends them. Several rows for each, so that
+# no row is wanted by all; they are summed when read.
+ingestion_counts = Table(
+    "ingestion_counts",
+    metadata,
+    Column("ingestion", Uuid, ForeignKey("ingestions.id"), primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("succeeded", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("canceled", Integer, nullable=False),
+    Column("expired", Integer, nullable=False),
 )
 
 claims = Table(

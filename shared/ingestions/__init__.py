@@ -1,0 +1,1 @@
+"""Ingestions: many jobs that came from one source."""

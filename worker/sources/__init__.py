@@ -1,0 +1,1 @@
+"""Where the images of an ingestion come from: one module a kind of source."""
