@@ -1,4 +1,4 @@
-"""Ringing without waiting: a background thread sends the bells, coalesced per model and lane."""
+"""Ringing without waiting: a background thread sends the bells, of which several become one."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import structlog
 from celery import Celery
 
-from shared.queue import ring
+from shared.queue import CLASSIFY, EXPAND, EXPANDER_QUEUE, queue_name, ring
 
 _SILENT_SECONDS = 5.0  # after a failed ring; recovery looks for work every 2 s anyway
 
@@ -14,18 +14,25 @@ log = structlog.get_logger(__name__)
 
 
 class Bell:
-    """Rings for whoever has committed a job. Nobody ever waits for the broker."""
+    """Rings for whoever has committed work. Nobody ever waits for the broker."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._wanted: set[tuple[str, str]] = set()
+        self._wanted: set[tuple[str, ...]] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def ring(self, model: str, lane: str) -> None:
-        """Have one bell sent for this lane; several at once become one."""
+        """Jobs of a model wait in this lane."""
+        self._want(CLASSIFY, queue_name(model), lane)
+
+    def ring_expander(self) -> None:
+        """An ingestion waits to be expanded."""
+        self._want(EXPAND, EXPANDER_QUEUE)
+
+    def _want(self, *bell: str) -> None:
         with self._changed:
-            self._wanted.add((model, lane))
+            self._wanted.add(bell)
             if self._thread is None:
                 # Started by the first ring, so that it is a thread of the process that rings,
                 # not of one that forked it.
@@ -40,8 +47,8 @@ class Bell:
                     self._changed.wait()
                 wanted, self._wanted = self._wanted, set()
             try:
-                for model, lane in sorted(wanted):
-                    ring(self._app, model, lane)
+                for bell in sorted(wanted):
+                    ring(self._app, *bell)
             except Exception as error:  # whatever a broker may raise, the next ring is tried
                 log.warning("bell_failed", error=str(error))
                 time.sleep(_SILENT_SECONDS)

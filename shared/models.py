@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, insert, or_, select, update
 
 from shared.database import moment, stamp
 from shared.errors import ProblemError
-from shared.tables import LANES, lanes, model_versions, models
+from shared.tables import LANES, ingestions, lanes, model_versions, models
 from shared.upserts import insert_if_absent
 
 
@@ -131,12 +131,31 @@ def install(
 
 
 def make_current(connection: Connection, name: str, version_id: int) -> None:
-    """New jobs get this version; queued ones that are not pinned are moved by recovery."""
+    """New jobs get this version; queued ones that are not pinned are moved by recovery.
+
+    Ingestions that have waited for the model are pinned to it, so that none is a mixture.
+    """
     connection.execute(
         update(models)
         .where(models.c.name == name)
         .values(current_version=version_id, download_error=None)
     )
+    pin_ingestions(connection, name, version_id)
+
+
+def pin_ingestions(connection: Connection, name: str, version_id: int) -> int:
+    """Pin the ingestions that were accepted while the model was being downloaded."""
+    placeholder = select(model_versions.c.id).where(
+        model_versions.c.model == name, model_versions.c.version.is_(None)
+    )
+    return connection.execute(
+        update(ingestions)
+        .where(
+            ingestions.c.settled_at.is_(None),
+            ingestions.c.model_version == placeholder.scalar_subquery(),
+        )
+        .values(model_version=version_id, pinned=True)
+    ).rowcount
 
 
 def version_id(connection: Connection, name: str, version: str) -> int | None:

@@ -1,6 +1,6 @@
 """The Celery side both ends agree on: the app's settings, queue names, and the bell's message.
 
-A message says "there is work in this lane", nothing else. The row is the truth: a lost message
+A message says "there is work", nothing else. The row is the truth: a lost message
 costs a little latency, a duplicate does nothing.
 """
 
@@ -9,6 +9,8 @@ from typing import Any
 from celery import Celery
 
 CLASSIFY = "classify"
+EXPAND = "expand"
+EXPANDER_QUEUE = "ingest"
 _BELL_SECONDS = 10  # an old bell is worth nothing: recovery has looked since
 
 
@@ -44,7 +46,7 @@ def make_celery(broker: str | None, *, socket_timeout_seconds: float) -> Celery:
     return app
 
 
-def ring(app: Celery, model: str, lane: str) -> None:
+def ring(app: Celery, task: str, queue: str, *arguments: str) -> None:
     """Send one bell.
 
     Raises:
@@ -52,9 +54,9 @@ def ring(app: Celery, model: str, lane: str) -> None:
     """
     options: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1}
     app.send_task(
-        CLASSIFY,
-        args=(lane,),
-        queue=queue_name(model),
+        task,
+        args=arguments,
+        queue=queue,
         expires=_BELL_SECONDS,
         retry=True,
         retry_policy=options,

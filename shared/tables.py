@@ -301,6 +301,7 @@ ingestions = Table(
     Column("error_detail", Text),
     # Result files
     Column("output", Text, comment="Below which address result files are written."),
+    Column("output_part_rows", Integer, nullable=False, server_default=text("10000")),
     Column("output_parts", Integer, nullable=False, server_default=text("0")),
     Column("output_token", Uuid),
     Column("output_lease_until", UTCDateTime),

@@ -13,8 +13,8 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from shared.errors import ProblemError
 from shared.settings import Settings
+from shared.uploads import too_many_bytes
 from web.schemas import Options
-from web.uploads import too_many_bytes
 from web.values import invalid, parse
 
 _IMAGE = "image"

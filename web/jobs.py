@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row
 from shared.errors import ProblemError
 from shared.jobs import queries, transitions
 from shared.tables import TERMINAL
+from shared.uploads import read_image
 from web.bodies import read_body
 from web.headers import POLL_SECONDS, PRIVATE
 from web.owners import current_owner, no_job, own_job
@@ -22,7 +23,6 @@ from web.schemas import Queue
 from web.services import services
 from web.stored_images import image_response, stored_bytes
 from web.submission import accept
-from web.uploads import read_image
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 

@@ -87,6 +87,9 @@ def upgrade() -> None:
             nullable=True,
             comment="Below which address result files are written.",
         ),
+        sa.Column(
+            "output_part_rows", sa.Integer(), server_default=sa.text("10000"), nullable=False
+        ),
         sa.Column("output_parts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("output_token", sa.Uuid(), nullable=True),
         sa.Column("output_lease_until", UTCDateTime(), nullable=True),

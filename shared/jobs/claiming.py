@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from shared.database import Database, at_most, moment, new_id, stamp
 from shared.jobs import transitions
-from shared.tables import claims, images, jobs, lanes
+from shared.tables import claims, images, ingestions, jobs, lanes
 
 _LOOK_BELOW_SECONDS = 2.0  # at the latest so often, a claim looks below the clock too
 _CLOCK_SECONDS = 1.0  # at most so often, a full claim writes the clock
@@ -62,9 +62,34 @@ def claim_batch(
 
     With `only_full`, also None while fewer than `limit` wait.
     """
+    while True:
+        claim = _claim_once(
+            database,
+            cursor,
+            Claim(new_id(), version_id, lane, ()),
+            limit=limit,
+            worker=worker,
+            lease_seconds=lease_seconds,
+            only_full=only_full,
+        )
+        if claim is None or claim.jobs:
+            return claim
+        # All that was taken is of ingestions that were stopped: others may wait behind it.
+
+
+def _claim_once(
+    database: Database,
+    cursor: LaneCursor,
+    claim: Claim,
+    *,
+    limit: int,
+    worker: UUID,
+    lease_seconds: float,
+    only_full: bool,
+) -> Claim | None:
+    version_id, lane = claim.version_id, claim.lane
     now = time.monotonic()
     from_clock = not cursor.short and now - cursor.looked_below_at < _LOOK_BELOW_SECONDS
-    claim = Claim(new_id(), version_id, lane, ())
     # Looking for work is a plain read: most looks of an idle or half-idle worker find none.
     if not _enough_wait(database, claim, limit if only_full else 1, from_clock=from_clock):
         cursor.short = True
@@ -73,7 +98,7 @@ def claim_batch(
     # each submit while an old snapshot is held.
     due = database.is_sqlite or now - cursor.clock_written_at > _CLOCK_SECONDS
 
-    def take(connection: Connection) -> tuple[ClaimedJob, ...]:
+    def take(connection: Connection) -> tuple[int, tuple[ClaimedJob, ...]]:
         picked = sorted(
             transitions.claim(
                 connection,
@@ -93,15 +118,39 @@ def claim_batch(
             )
             if due or len(picked) < limit:
                 _advance_clock(connection, version_id, lane, picked[-1].sequence)
-        return _with_objects(connection, picked)
+        left = _without_stopped(connection, claim.token, picked)
+        return len(picked), _with_objects(connection, left)
 
-    taken = database.transact(take)
-    cursor.short = len(taken) < limit
+    number, taken = database.transact(take)
+    cursor.short = number < limit
     if not from_clock:
         cursor.looked_below_at = now
-    if due and taken:
+    if due and number:
         cursor.clock_written_at = now
-    return replace(claim, jobs=taken) if taken else None
+    return replace(claim, jobs=taken) if number else None
+
+
+def _without_stopped(
+    connection: Connection, token: UUID, picked: Sequence[Row[Any]]
+) -> Sequence[Row[Any]]:
+    """Cancel jobs of ingestions that were stopped, and that recovery has not come to yet."""
+    named = {row.ingestion for row in picked if row.ingestion is not None}
+    if not named:
+        return picked
+    stopped = set(
+        connection.scalars(
+            select(ingestions.c.id).where(
+                ingestions.c.id.in_(named), ingestions.c.status.not_in(("queued", "running"))
+            )
+        )
+    )
+    if not stopped:
+        return picked
+    canceled = transitions.cancel_claimed(
+        connection, token, [row.id for row in picked if row.ingestion in stopped]
+    )
+    transitions.drop_idle_claim(connection, token)
+    return [row for row in picked if row.id not in canceled]
 
 
 def _with_objects(connection: Connection, picked: Sequence[Row[Any]]) -> tuple[ClaimedJob, ...]:

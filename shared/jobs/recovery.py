@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Connection, case, delete, or_, select, update
 
 from shared.database import Database, at_most, moment
+from shared.ingestions import upkeep
 from shared.jobs import queries, transitions
 from shared.jobs.claiming import end_leases, lapsed_claims
 from shared.jobs.flows import FLOW_ORDER, QUEUED, has_queued, queued_of
@@ -46,14 +47,18 @@ class Recovery:
             *((requeue_lapsed,) if self._may_take_from_others() else ()),
             unpark,
             end_overdue,
+            upkeep.pin_to_current,
             move_to_current,
             end_removed,
+            upkeep.stop_hopeless,
+            upkeep.cancel_stopped,
+            upkeep.close_ended,
             *((self._end_unserved,) if self.settings.unserved_hours else ()),
         )
         for step in steps:
             changed = step(self.database)
             if changed:
-                log.info("recovery", step=step.__name__.lstrip("_"), jobs=changed)
+                log.info("recovery", step=step.__name__.lstrip("_"), changed=changed)
         self._note_success()
 
     def _end_unserved(self, database: Database) -> int:
@@ -241,19 +246,22 @@ def waiting_lanes(database: Database, version_ids: Sequence[int]) -> set[str]:
 
 def _move_some(connection: Connection, version_id: int, current: int) -> int:
     rows = connection.execute(
-        select(jobs.c.id, jobs.c.lane, jobs.c.flow)
+        select(jobs.c.id, jobs.c.lane, jobs.c.flow, jobs.c.ingestion)
         .where(queued_of(version_id, pinned=False))
         .order_by(*FLOW_ORDER)
         .limit(at_most(_MOVE_ROWS))
         .with_for_update(skip_locked=True)
     ).all()
-    tags: dict[tuple[str, str], int] = {}
+    pins = upkeep.pins(connection, {row.ingestion for row in rows if row.ingestion is not None})
+    tags: dict[tuple[int, str, str], int] = {}
     for row in rows:
-        flow = (row.lane, row.flow)
-        tags[flow] = tags[flow] + 1 if flow in tags else next_sequence(connection, current, *flow)
+        # An ingestion's jobs go to its pin, whatever is current later.
+        target = pins.get(row.ingestion, current)
+        flow = (target, row.lane, row.flow)
+        tags[flow] = tags[flow] + 1 if flow in tags else next_sequence(connection, *flow)
         connection.execute(
             update(jobs)
             .where(jobs.c.id == row.id, QUEUED)
-            .values(model_version=current, sequence=tags[flow])
+            .values(model_version=target, sequence=tags[flow], pinned=row.ingestion in pins)
         )
     return len(rows)

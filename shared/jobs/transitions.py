@@ -5,13 +5,15 @@ that a late writer, whose statement is fenced on the token, changes nothing.
 
     queued  → running     claim
     queued  → succeeded   (born so) insert, where a result was there
-    queued  → canceled    cancel
+    queued  → canceled    cancel, cancel_some
     queued  → expired     end_overdue, never attempted
     queued  → failed      end_overdue after an attempt; end_removed; end_unserved
     running → succeeded   succeed
     running → failed      fail; requeue_lapsed, after the third lapse on trial
-    running → canceled    cancel
+    running → canceled    cancel, cancel_some, cancel_claimed
     running → queued      give_back, park, requeue_lapsed
+
+Each that ends jobs of an ingestion counts them for it, in the same transaction.
 """
 
 from collections.abc import Sequence
@@ -36,8 +38,9 @@ from sqlalchemy import (
 )
 
 from shared.database import at_most, moment, stamp
+from shared.ingestions import counts
 from shared.jobs.flows import FLOW_ORDER, QUEUED, flow_tail, queued_of
-from shared.tables import claims, jobs, lanes, model_versions, models
+from shared.tables import TERMINAL, claims, jobs, lanes, model_versions, models
 
 # A literal, as in `QUEUED`.
 CLAIMABLE = text("jobs.status = 'queued' AND jobs.not_before IS NULL")
@@ -63,6 +66,21 @@ def insert_job(connection: Connection, values: dict[str, Any], *, result_found: 
     else:
         values = values | {"status": "queued"}
     connection.execute(insert(jobs).values(**values, created_at=stamp()))
+
+
+def insert_jobs(connection: Connection, rows: Sequence[dict[str, Any]], *, found: set[str]) -> None:
+    """Jobs of an ingestion are born, at most 1,000; those whose image is in `found` succeeded."""
+    born = {
+        "queued": [row for row in rows if row["image"] not in found],
+        "succeeded": [row for row in rows if row["image"] in found],
+    }
+    for status, group in born.items():
+        if group:
+            ended = {"finished_at": stamp(), "reused": True} if status in TERMINAL else {}
+            connection.execute(
+                insert(jobs).values(status=status, created_at=stamp(), **ended), group
+            )
+    counts.add(connection, [(row["ingestion"], "succeeded") for row in born["succeeded"]])
 
 
 def claimable(version_id: int, lane: str, *, from_clock: bool) -> list[Any]:
@@ -123,6 +141,7 @@ def claim(
             jobs.c.suspect,
             jobs.c.lapses,
             jobs.c.request_id,
+            jobs.c.ingestion,
         )
     )
     return connection.execute(statement).all()
@@ -215,18 +234,44 @@ def park(
 def cancel(connection: Connection, job_id: UUID) -> bool:
     """End a queued or running job at once; False when it had ended already."""
     row = connection.execute(
-        select(jobs.c.claim_token).where(jobs.c.id == job_id, _LIVE).with_for_update()
+        select(jobs.c.claim_token, jobs.c.ingestion)
+        .where(jobs.c.id == job_id, _LIVE)
+        .with_for_update()
     ).first()
     if row is None:
         return False
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, _LIVE)
-        .values(status="canceled", finished_at=stamp(), **_UNCLAIMED)
-    )
+    connection.execute(update(jobs).where(jobs.c.id == job_id, _LIVE).values(_canceled()))
+    counts.add(connection, [(row.ingestion, "canceled")])
     if row.claim_token is not None:
         drop_idle_claim(connection, row.claim_token)
     return True
+
+
+def cancel_some(connection: Connection, chosen: Select[tuple[UUID]]) -> int:
+    """End up to 1,000 of the chosen queued or running jobs; the number of them comes back."""
+    rows = connection.execute(
+        select(jobs.c.id, jobs.c.claim_token)
+        .where(jobs.c.id.in_(chosen.limit(at_most(STEP_ROWS))), _LIVE)
+        .order_by(jobs.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not rows:
+        return 0
+    ended = connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_([row.id for row in rows]), _LIVE)
+        .values(_canceled())
+        .returning(jobs.c.ingestion, jobs.c.status)
+    ).all()
+    _count(connection, ended)
+    for token in sorted({row.claim_token for row in rows if row.claim_token}):
+        drop_idle_claim(connection, token)
+    return len(ended)
+
+
+def cancel_claimed(connection: Connection, token: UUID, ids: Sequence[UUID]) -> set[UUID]:
+    """End jobs that a claim has just taken, of an ingestion that was stopped."""
+    return _fenced(connection, token, ids, _canceled())
 
 
 def requeue_lapsed(connection: Connection, token: UUID) -> int:
@@ -247,7 +292,7 @@ def requeue_lapsed(connection: Connection, token: UUID) -> int:
     ).all()
     on_trial = jobs.c.id == lapsed.trial if lapsed.trial is not None else literal_column("1 = 0")
     guilty = and_(on_trial, jobs.c.lapses >= LAPSES_TO_FAIL - 1)
-    connection.execute(
+    changed = connection.execute(
         update(jobs)
         .where(jobs.c.claim_token == token)
         .values(
@@ -263,7 +308,9 @@ def requeue_lapsed(connection: Connection, token: UUID) -> int:
             sequence=LANE_CLOCK,
             **_UNCLAIMED,
         )
-    )
+        .returning(jobs.c.ingestion, jobs.c.status)
+    ).all()
+    _count(connection, changed)
     connection.execute(delete(claims).where(claims.c.token == token))
     return len(ids)
 
@@ -344,6 +391,15 @@ def _failed(code: str, detail: str) -> dict[str, Any]:
     }
 
 
+def _canceled() -> dict[str, Any]:
+    return {"status": "canceled", "finished_at": stamp(), **_UNCLAIMED}
+
+
+def _count(connection: Connection, changed: Sequence[Row[Any]]) -> None:
+    """Count those of the changed jobs that have ended."""
+    counts.add(connection, [(row.ingestion, row.status) for row in changed])
+
+
 def _fenced(
     connection: Connection,
     token: UUID,
@@ -365,10 +421,12 @@ def _fenced(
     statement = (
         update(jobs)
         .where(jobs.c.id == mine.c.id)  # locked, with the token: nobody changes them meanwhile
-        .values(**values, **_UNCLAIMED)
-        .returning(jobs.c.id)
+        .values(values | _UNCLAIMED)
+        .returning(jobs.c.id, jobs.c.ingestion, jobs.c.status)
     )
-    return set(connection.scalars(statement))
+    changed = connection.execute(statement).all()
+    _count(connection, changed)
+    return {row.id for row in changed}
 
 
 def _by_pause(connection: Connection, token: UUID, ids: Sequence[UUID]) -> dict[float, list[UUID]]:
@@ -393,5 +451,11 @@ def _end_queued(connection: Connection, chosen: Select[tuple[UUID]], values: dic
         chosen.limit(at_most(STEP_ROWS)).with_for_update(skip_locked=True, of=jobs)
     ).all()
     if ids:
-        connection.execute(update(jobs).where(jobs.c.id.in_(ids), QUEUED).values(**values))
+        ended = connection.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(ids), QUEUED)
+            .values(**values)
+            .returning(jobs.c.ingestion, jobs.c.status)
+        ).all()
+        _count(connection, ended)
     return len(ids)

@@ -67,6 +67,9 @@ class SilentBell(Bell):
     def ring(self, model: str, lane: str) -> None:
         self.rung.append((model, lane))
 
+    def ring_expander(self) -> None:
+        self.rung.append(("ingest", "expand"))
+
 
 @dataclass
 class API:

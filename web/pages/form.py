@@ -10,8 +10,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from shared.errors import CODES, ProblemError, Unavailable
 from shared.jobs.intake import JobOptions
 from shared.settings import Settings
+from shared.uploads import read_image
 from web import submission
-from web.uploads import read_image
 
 # The page's own name for the field, and the tutorial's.
 _FIELDS = ("image", "fileImage")

@@ -13,6 +13,7 @@ from shared.images import NAMES
 from shared.jobs import queries, transitions
 from shared.jobs.intake import JobOptions
 from shared.tables import LANES
+from shared.uploads import read_image
 from web import submission
 from web.headers import PRIVATE
 from web.owners import current_owner, own_job
@@ -26,7 +27,6 @@ from web.pages.status import existing_jobs, view_status
 from web.pages.words import counted, megabytes
 from web.representation import queue_json
 from web.services import services
-from web.uploads import read_image
 
 _MOST_JOBS = 100
 _STATUS_MS = 4000  # its figures are read at most every 2 s
