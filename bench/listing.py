@@ -1,6 +1,7 @@
 """What `bench.queue` measures of the lists of jobs: whoever asks for what, few rows are read."""
 
 from collections.abc import Callable
+from uuid import UUID
 
 from bench.cases import Case, Stopwatch
 from bench.filling import FilledQueue
@@ -16,6 +17,8 @@ WANTED = {
     "ended": Wanted(frozenset(STATUSES) - {"queued", "running"}),
     "by reference": Wanted(reference="reference-2"),
     "by reference and state": Wanted(frozenset({"failed"}), reference="reference-2"),
+    "by ingestion without jobs": Wanted(ingestion=UUID(int=7)),
+    "by ingestion and label": Wanted(ingestion=UUID(int=7), label="label 0"),
     "by common label": Wanted(label="label 0"),
     "by rare label": Wanted(label="rare"),
     "by unknown label": Wanted(label="unknown"),

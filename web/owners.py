@@ -6,6 +6,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row
 
 from shared.errors import ProblemError
+from shared.ingestions import queries as ingestion_queries
+from shared.ingestions.queries import Seen
 from shared.jobs import queries
 
 LOCAL = "local"
@@ -31,3 +33,15 @@ def own_job(connection: Connection, job_id: UUID) -> Row[Any]:
 def no_job(job_id: UUID) -> ProblemError:
     """The refusal of a job that is not there, or not theirs."""
     return ProblemError("not_found", f"There is no job {job_id}.")
+
+
+def own_ingestion(connection: Connection, ingestion_id: UUID) -> Seen:
+    """An ingestion of the current owner.
+
+    Raises:
+        ProblemError: `not_found`, for somebody else's and a deleted one too.
+    """
+    seen = ingestion_queries.find(connection, current_owner(), ingestion_id)
+    if seen is None:
+        raise ProblemError("not_found", f"There is no ingestion {ingestion_id}.")
+    return seen

@@ -1,4 +1,4 @@
-"""Rows as clients see them: the one place that knows the fields of a job and of a model."""
+"""Rows as clients see them: the one place that knows the fields of what the API answers."""
 
 import struct
 import threading
@@ -11,9 +11,20 @@ from uuid import UUID
 from sqlalchemy import Connection, Row
 
 from shared.errors import CODES
+from shared.ingestions.queries import Seen
 from shared.jobs import queries
 from shared.models import ModelSpec, mend, reason
-from web.schemas import Job, JobError, Label, Model, ModelVersion, Prediction, Queue, Timings
+from web.schemas import (
+    Ingestion,
+    Job,
+    JobError,
+    Label,
+    Model,
+    ModelVersion,
+    Prediction,
+    Queue,
+    Timings,
+)
 
 _ESTIMATE_SECONDS = 1.0  # a position is counted at most so often for one job
 _ESTIMATES_KEPT = 10_000
@@ -89,6 +100,53 @@ def queue_json(connection: Connection, row: Row[Any]) -> Queue | None:
 def serving_version(workers: Sequence[Row[Any]], version_id: int | None) -> list[Row[Any]]:
     """Those of the live workers that have the version loaded."""
     return [worker for worker in workers if version_id in worker.versions]
+
+
+def ingestion_json(seen: Seen) -> Ingestion:
+    """An ingestion with what of it has ended, as the API answers it."""
+    row, ended, speed = seen.row, seen.ended, seen.images_per_second
+    knows_all = row.status == "running" and row.expanded_at is not None
+    return {
+        "id": str(row.id),
+        "status": row.status,
+        "source": {"kind": row.source_kind, "name": row.source},
+        "model": {"name": row.model, "version": row.version},
+        "top_k": row.top_k,
+        "min_score": row.min_score,
+        "reference": row.reference,
+        "metadata": row.metadata,
+        "max_failures": row.max_failures,
+        "output": None
+        if row.output is None
+        else {
+            "url": row.output,
+            "parts": row.output_parts,
+            "written_at": _time_or_none(row.written_at),
+            "error": row.output_error,
+        },
+        "created_at": _time(row.created_at),
+        "started_at": _time_or_none(row.started_at),
+        "expanded_at": _time_or_none(row.expanded_at),
+        "finished_at": _time_or_none(row.finished_at),
+        "deadline_at": _time_or_none(row.deadline_at),
+        "counts": {
+            "total": row.expanded,
+            "pending": seen.pending,
+            "succeeded": ended["succeeded"],
+            "failed": ended["failed"] + row.refused,
+            "canceled": ended["canceled"],
+            "expired": ended["expired"],
+            "not_images": row.refused,
+        },
+        "images_per_second": None if speed is None else round(speed, 2),
+        "eta_seconds": round(seen.pending / speed, 1) if speed and knows_all else None,
+        "error": _error(row),
+        "links": {
+            "self": f"/v1/ingestions/{row.id}",
+            "html": f"/ingestions/{row.id}",
+            "results": f"/v1/ingestions/{row.id}/results",
+        },
+    }
 
 
 def model_json(

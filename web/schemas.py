@@ -198,6 +198,83 @@ class Jobs(TypedDict):
     ]
 
 
+class IngestionSource(TypedDict):
+    """Where an ingestion's images come from."""
+
+    kind: Literal["archive", "directory", "bucket", "list"]
+    name: Annotated[str | None, Field(description="Its address, or the uploaded file's name.")]
+
+
+class IngestionCounts(TypedDict):
+    """How many items there are so far, and what became of them."""
+
+    total: int
+    pending: int
+    succeeded: int
+    failed: Annotated[int, Field(description="With those that were no images.")]
+    canceled: int
+    expired: int
+    not_images: Annotated[int, Field(description="Those among the failed that had no image.")]
+
+
+class IngestionOutput(TypedDict):
+    """The result files that are written for an ingestion."""
+
+    url: str
+    parts: int
+    written_at: Annotated[str | None, Field(description="When the last one, the manifest, was.")]
+    error: str | None
+
+
+class IngestionLinks(TypedDict):
+    """Addresses that belong to an ingestion, relative to the server's root."""
+
+    self: str
+    html: str
+    results: str
+
+
+class Ingestion(TypedDict):
+    """Many jobs that come from one source."""
+
+    id: str
+    status: Literal["queued", "running", "succeeded", "partially_succeeded", "failed", "canceled"]
+    source: IngestionSource
+    model: ModelRef
+    top_k: int
+    min_score: float | None
+    reference: str | None
+    metadata: dict[str, Any]
+    max_failures: int | None
+    output: IngestionOutput | None
+    created_at: str
+    started_at: str | None
+    expanded_at: Annotated[
+        str | None, Field(description="When the source was read to its end: then `total` is all.")
+    ]
+    finished_at: str | None
+    deadline_at: str | None
+    counts: IngestionCounts
+    images_per_second: Annotated[
+        float | None, Field(description="Of the last 200 images; of all, once it has ended.")
+    ]
+    eta_seconds: Annotated[
+        float | None, Field(description="An estimate; null until the source was read to its end.")
+    ]
+    error: Annotated[
+        JobError | None,
+        Field(description="What is wrong with the source, or why the ingestion was stopped."),
+    ]
+    links: IngestionLinks
+
+
+class Ingestions(TypedDict):
+    """A page of ingestions."""
+
+    data: list[Ingestion]
+    next_cursor: Annotated[str | None, Field(description="Where the list goes on.")]
+
+
 class InputSize(TypedDict):
     """To what an image is resized, in pixels."""
 

@@ -20,7 +20,7 @@ from shared.tables import ingestions, items, jobs, model_versions
 # Kinds of sources whose entries can be had again one by one, by their names.
 REFETCHED_KINDS = ("directory", "bucket", "list")
 # Of these the source was not read to its end, and may be now.
-_GOES_ON = ("source_unreachable", "expander_lost", "too_many_failures")
+GOES_ON = ("source_unreachable", "expander_lost", "too_many_failures")
 
 
 def retry(database: Database, ingestion: UUID) -> int:
@@ -53,7 +53,7 @@ def _step(connection: Connection, ingestion: UUID, after: int | None) -> tuple[i
         return 0, None
     failed = _failed_jobs(connection, ingestion, -1 if after is None else after)
     if not failed:
-        if row.error_code in _GOES_ON:
+        if row.error_code in GOES_ON:
             transitions.reopen(connection, row, expanded_at=None, lapses=0)
         return 0, None
     births = [
@@ -67,7 +67,7 @@ def _step(connection: Connection, ingestion: UUID, after: int | None) -> tuple[i
         [{"at": position, "made": made[position]} for position in sorted(made)],
     )
     counts.add(connection, [(ingestion, old.status) for old in failed], sign=-1)
-    goes_on = {"expanded_at": None, "lapses": 0} if row.error_code in _GOES_ON else {}
+    goes_on = {"expanded_at": None, "lapses": 0} if row.error_code in GOES_ON else {}
     parts = _parts_before(row, failed[0].position)
     transitions.reopen(connection, row, output_parts=parts, **goes_on)
     return len(failed), failed[-1].position if len(failed) == STEP_ROWS else None

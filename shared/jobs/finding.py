@@ -89,7 +89,7 @@ def find(
     lines, others = _lines(wanted)
     if not others:
         return _page(connection.scalars(_walk(lines, bounds, limit + 1)).all(), limit, None)
-    if wanted.label is not None and wanted.reference is None:
+    if wanted.label is not None and wanted.reference is None and wanted.ingestion is None:
         rare = _find_rare(connection, wanted.label, bounds, others)
         if rare is not None:
             return _page(rare, limit, None)
@@ -120,17 +120,19 @@ def _lines(wanted: Wanted) -> tuple[list[list[Condition]], list[Condition]]:
     others: list[Condition] = []
     if wanted.versions is not None:
         others.append(_each.c.model_version.in_(wanted.versions))
-    if wanted.ingestion is not None:
-        others.append(_each.c.ingestion == wanted.ingestion)
     if wanted.label is not None:
         others.append(_best_label() == wanted.label)
     statuses = [_literal(status) for status in STATUSES if status in wanted.statuses]
-    if wanted.reference is None and "succeeded" not in wanted.statuses:
+    if wanted.reference is None and wanted.ingestion is None and "succeeded" not in wanted.statuses:
         # The first condition is the index's own, without which SQLite does not take it.
         unsucceeded = jobs.c.status != _literal("succeeded")
         return [[unsucceeded, jobs.c.status == status] for status in statuses], others
     if len(statuses) < len(STATUSES):
         others.append(or_(*(_each.c.status == status for status in statuses)))
+    if wanted.ingestion is not None:
+        if wanted.reference is not None:
+            others.append(_each.c.reference == wanted.reference)
+        return [[jobs.c.ingestion == wanted.ingestion]], others
     return [[] if wanted.reference is None else [jobs.c.reference == wanted.reference]], others
 
 

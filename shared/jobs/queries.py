@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 from shared.database import at_most, moment
+from shared.errors import ProblemError
 from shared.jobs import transitions
 from shared.tables import TERMINAL, images, jobs, model_versions, results, workers
 
@@ -103,10 +104,22 @@ def serving_workers(connection: Connection) -> list[Row[Any]]:
 
 
 def delete_job(connection: Connection, owner: str, job_id: UUID) -> bool:
-    """Delete a job in any state; the sweep removes its image once nothing else uses it."""
+    """Delete a job in any state; the sweep removes its image once nothing else uses it.
+
+    Raises:
+        ProblemError: `part_of_ingestion`: it is deleted only with that.
+    """
+    this = jobs.c.id == job_id, owned(owner)
     token = connection.execute(
-        delete(jobs).where(jobs.c.id == job_id, owned(owner)).returning(jobs.c.claim_token)
+        delete(jobs).where(*this, jobs.c.ingestion.is_(None)).returning(jobs.c.claim_token)
     ).first()
-    if token is not None and token.claim_token is not None:
+    if token is None:
+        ingestion = connection.scalar(select(jobs.c.ingestion).where(*this))
+        if ingestion is not None:
+            raise ProblemError(
+                "part_of_ingestion",
+                f"The job belongs to the ingestion {ingestion}, and is deleted only with it.",
+            )
+    elif token.claim_token is not None:
         transitions.drop_idle_claim(connection, token.claim_token)
     return token is not None

@@ -12,17 +12,17 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from werkzeug.serving import make_server
 
 from shared import models
-from shared.database import Database, stamp
+from shared.database import Database, new_id, stamp
 from shared.jobs.claiming import LaneCursor, claim_batch
 from shared.jobs.recording import Embedding, Failure, Outcome, Predictions, record
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.settings import Settings
-from shared.tables import workers
+from shared.tables import ingestion_counts, ingestions, items, jobs, workers
 from tests.services import free_port
 from web.app import create_app
 
@@ -156,6 +156,72 @@ class Site:
                 unreachable_hours=24,
             )
         return [job.id for job in claim.jobs]
+
+    def ingest(
+        self,
+        version: int,
+        *job_ids: str,
+        refused: tuple[tuple[str, str, str], ...] = (),
+        counts: dict[str, int] | None = None,
+        **values: Any,
+    ) -> str:
+        """An ingestion as its row says; its id.
+
+        Args:
+            version: Of its model.
+            job_ids: Jobs that become its items, in this order.
+            refused: Of further items the name, the code and the reason.
+            counts: How many of its jobs have ended, by status.
+            values: Other columns of its row.
+        """
+        ingestion = new_id()
+        made: dict[str, Any] = {
+            "id": ingestion,
+            "owner": "local",
+            "status": "queued",
+            "source_kind": "archive",
+            "source": "holiday.zip",
+            "model_version": version,
+            "pinned": True,
+            "top_k": 5,
+            "metadata": {},
+            "expanded": len(job_ids) + len(refused),
+            "refused": len(refused),
+            "turn_at": stamp(),
+            "created_at": stamp(),
+        }
+        ended = dict.fromkeys(("succeeded", "failed", "canceled", "expired"), 0) | (counts or {})
+
+        def work(connection: Any) -> None:
+            connection.execute(insert(ingestions).values(**made | values))
+            connection.execute(
+                insert(ingestion_counts).values(ingestion=ingestion, slot=0, **ended)
+            )
+            for position, job_id in enumerate(job_ids):
+                connection.execute(
+                    update(jobs)
+                    .where(jobs.c.id == UUID(job_id))
+                    .values(ingestion=ingestion, position=position, lane="bulk")
+                )
+                connection.execute(
+                    insert(items).values(
+                        ingestion=ingestion, position=position, name="", job=UUID(job_id)
+                    )
+                )
+            for position, (name, code, detail) in enumerate(refused, len(job_ids)):
+                connection.execute(
+                    insert(items).values(
+                        ingestion=ingestion,
+                        position=position,
+                        name=name,
+                        error_code=code,
+                        error_detail=detail,
+                        finished_at=stamp(),
+                    )
+                )
+
+        self.database.transact(work)
+        return str(ingestion)
 
 
 @pytest.fixture

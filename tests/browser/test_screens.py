@@ -5,10 +5,12 @@ The pictures are left in `tests/output/pages/` to be looked at.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from shared.database import stamp
 from shared.jobs.recording import Embedding, Failure
 from tests.browser.conftest import Site, upload
 
@@ -159,3 +161,33 @@ def test_the_history_fits_in_every_state(
     page.goto(address)
     expect(page.locator("#older")).to_be_visible()
     looker.look("history")
+
+
+def test_ingestions_fit_in_every_state(site: Site, looker: Looker) -> None:
+    page, address = looker.page, f"{site.url}/ingestions"
+    page.goto(address)
+    looker.look("ingestions-empty")
+    vgg16 = site.install("vgg16")
+    jobs = [site.submit("trip/cat.png"), site.submit(f"trip/{LONG_NAME}", hue=60)]
+    site.work(vgg16)
+    jobs.append(site.submit(f"trip/broken-{LONG_NAME}", hue=90))
+    site.work(vgg16, Failure("image_unreadable", "The image ends in the middle of its data."))
+    notes = ("trip/notes.txt", "unsupported_image", "The content is not an image.")
+    counts = {"succeeded": 4200, "failed": 3, "expired": 2, "canceled": 1}
+    far = {"expanded": 10_000, "counts": counts, "started_at": stamp(-100)}
+    settled = {**far, "expanded_at": stamp(), "finished_at": stamp(), "settled_at": stamp()}
+    damaged = {"error_code": "source_damaged", "error_detail": "It ends in the middle of an entry."}
+    states: dict[str, dict[str, Any]] = {
+        "queued": {"not_before": stamp(60)},
+        "running": {"status": "running", "max_failures": 100, "expanded_at": stamp(), **far},
+        "ended": {"status": "partially_succeeded", "source": LONG_NAME, **damaged, **settled},
+        "failed": {"status": "failed", **far, **damaged, "output": "s3://results/run-7/"},
+        "canceled": {"status": "canceled", **settled},
+    }
+    for name, values in states.items():
+        items = jobs if name == "ended" else []
+        ingestion = site.ingest(vgg16, *items, refused=(notes,), **values)
+        page.goto(f"{address}/{ingestion}")
+        looker.look(f"ingestion-{name}")
+    page.goto(address)
+    looker.look("ingestions")

@@ -64,6 +64,7 @@ class JobView:
         short: The same among several, where the picture's name stands beside it.
         pending: Whether it may still change.
         created_at, created: When it was handed in, for programs and for people.
+        ingestion: The id of the one that it belongs to: it is deleted only with that.
         image: Where the picture is, in a form that browsers show; None where it can't be shown.
         thumbnail: The same, small.
         picture_note: What stands below, or instead of, the picture.
@@ -81,6 +82,7 @@ class JobView:
     page: str
     created_at: str
     created: str
+    ingestion: str | None = None
     image: str | None = None
     thumbnail: str | None = None
     picture_note: str = ""
@@ -126,6 +128,7 @@ def view_job(
         page=job["links"]["html"],
         created_at=job["created_at"],
         created=time_of(row.created_at, utc_now()),
+        ingestion=job["ingestion"],
         facts=_facts(job),
         model_view=next((model for model in models if model.name == row.model), None),
     )

@@ -19,6 +19,7 @@ from web.headers import PRIVATE
 from web.owners import current_owner, own_job
 from web.pages.form import Refusal, Submitted, refusal, submit_form
 from web.pages.history import history
+from web.pages.ingestions import ingestions
 from web.pages.job_views import JobView, view_job
 from web.pages.model_views import offer_quick, view_models
 from web.pages.previews import previews
@@ -35,6 +36,7 @@ _SAMPLES_MODEL = "digits"
 
 pages = Blueprint("pages", __name__)
 pages.register_blueprint(history)
+pages.register_blueprint(ingestions)
 pages.register_blueprint(previews)
 
 

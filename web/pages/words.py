@@ -8,6 +8,12 @@ def percent(score: float) -> str:
     return f"{score * 100:.2f}%"
 
 
+def share(part: int, whole: int, *, step: int = 1) -> str:
+    """Whole percents, never more than there are: `0 %`, `42 %`; `100 %` is all of it."""
+    percents = 100 * part // whole if whole else 0
+    return f"{percents - percents % step} %"
+
+
 def megabytes(size_bytes: int) -> str:
     """A size in decimal megabytes, as the weights' size is commonly told: `528 MB`."""
     return f"{size_bytes / 1e6:,.0f} MB"
