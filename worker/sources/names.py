@@ -1,27 +1,36 @@
-"""Names as sources have them: text for people, and what systems leave lying about."""
+"""Names of entries as people see them. They are text: nothing is ever opened by one."""
 
 import unicodedata
 
-_LONGEST = 1000
-_JUNK_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
+MAX_NAME = 1_000
+# What systems and browsers leave beside pictures, and nobody means to hand in.
+_JUNK_DIRECTORIES = {"__MACOSX"}
+_JUNK_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
+# Control characters, lone surrogates, and the marks that make text read backwards.
+_UNSHOWN = {"Cc", "Cs"}
+_MARKS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 
 
-def shown_name(name: str) -> str:
-    """The name as text that can be kept and shown: never empty, at most 1,000 characters.
+def shown_name(text: str) -> str:
+    """The name as it is kept and shown: what is not printed becomes U+FFFD, one for one.
 
-    What is no character (halves of surrogate pairs, control characters) becomes U+FFFD, so that
-    two names seldom become one.
+    Longer than `MAX_NAME` it keeps its end, where file names differ.
     """
-    # "Cc", "Cs": control characters and surrogates.
-    shown = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
-    return shown[:_LONGEST].strip() or "(no name)"
+    if len(text) > MAX_NAME:
+        text = f"…{text[1 - MAX_NAME :]}"
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        "\ufffd" if unicodedata.category(sign) in _UNSHOWN or sign in _MARKS else sign
+        for sign in text
+    )
 
 
 def is_junk(name: str) -> bool:
-    """Whether it is a system's own file, of which nobody wants to hear.
-
-    macOS packs `__MACOSX/` and `._*` beside each file, Windows leaves `Thumbs.db`.
-    """
-    parts = name.replace("\\", "/").split("/")
-    last = parts[-1].lower()
-    return "__MACOSX" in parts or last in _JUNK_FILES or last.startswith("._")
+    """Whether the name, a path with `/`, is one of what systems leave beside pictures."""
+    *directories, last = name.split("/")
+    return (
+        last.startswith("._")
+        or last.lower() in _JUNK_FILES
+        or not _JUNK_DIRECTORIES.isdisjoint(directories)
+    )
