@@ -4,62 +4,21 @@ The answers are TypedDicts: `representation` is held to them by the type checker
 `/openapi.json` is made from them.
 """
 
-import json
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from shared.jobs.caller_data import MAX_REFERENCE, clean_text, small_json
 from shared.jobs.intake import JobOptions
 
 Lane = Literal["interactive", "bulk"]
 Output = Literal["scores", "embedding"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 
-_METADATA_BYTES = 2048
-_METADATA_DEPTH = 32  # deeper than this nobody labels an image, and JSON libraries give up at 1,000
 _YEAR_SECONDS = 366 * 86400
 
-
-def _clean_text(value: str) -> str:
-    """Refuse what a database cannot keep (NUL, halves of surrogate pairs) or nobody can see."""
-    if not value.isprintable():
-        raise ValueError("control characters are not taken")
-    return value
-
-
-def _depth(value: object) -> int:
-    """How deep a value nests, without recursion: the value is a stranger's."""
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return depth
-
-
-def _small_json(value: dict[str, Any]) -> dict[str, Any]:
-    """Metadata is JSON that both databases can keep, and little of it."""
-    if _depth(value) > _METADATA_DEPTH:
-        raise ValueError(f"metadata may nest at most {_METADATA_DEPTH} levels deep")
-    try:
-        # Python reads 1e400 as infinity, which is not JSON any more.
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        size = len(text.encode())
-    except ValueError as error:
-        raise ValueError("metadata has to be JSON, in Unicode that can be written") from error
-    if "\\u0000" in text.replace("\\\\", ""):
-        raise ValueError("metadata may not contain the character NUL")
-    if size > _METADATA_BYTES:
-        raise ValueError(f"metadata may have at most {_METADATA_BYTES} bytes of JSON")
-    return value
-
-
-Text = Annotated[str, Field(max_length=200), AfterValidator(_clean_text)]
+Text = Annotated[str, Field(max_length=MAX_REFERENCE), AfterValidator(clean_text)]
 
 
 class Options(BaseModel):
@@ -82,7 +41,7 @@ class Options(BaseModel):
         description="Expire the job unless its turn comes within this time.",
     )
     reference: Text | None = Field(None, description="An id of your own.")
-    metadata: Annotated[dict[str, Any], AfterValidator(_small_json)] = Field(
+    metadata: Annotated[dict[str, Any], AfterValidator(small_json)] = Field(
         default_factory=dict, description="JSON of your own, at most 2 kB. In a form: as text."
     )
     lane: Lane = Field("interactive", description="`bulk`: after everything interactive.")

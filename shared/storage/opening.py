@@ -1,5 +1,6 @@
-"""The one place that chooses a storage, by the setting `storage_url`."""
+"""The one place that opens a storage or a bucket: the setting `storage_url`, or an address."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -10,7 +11,10 @@ from shared.storage.local import LocalStorage
 from shared.storage.protocol import Storage
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config, S3CredentialProvider
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config, S3CredentialProvider
+
+_CONNECT_SECONDS = 5.0
+_RETRIES = 3
 
 
 def open_storage(settings: Settings) -> Storage:
@@ -28,6 +32,60 @@ def open_storage(settings: Settings) -> Storage:
         f"CLASSIFIER_STORAGE_URL: {settings.storage} is neither s3://bucket/prefix "
         "nor file:///path."
     )
+
+
+def open_store(
+    settings: Settings, url: str, *, silence_seconds: float, whole_seconds: float
+) -> "ObjectStore":
+    """The bucket at `s3://bucket/prefix`, or `gs://` or `az://container/prefix`, as obstore has it.
+
+    Keys and endpoint of S3 are those of our own storage; those of the others are taken from the
+    environment, by obstore. `shared.storage.s3.explain` says in a sentence why it failed.
+
+    Args:
+        settings: for S3's keys and endpoint.
+        url: of `shared.ingestions.addresses`; the prefix is taken as it is, not percent-decoded.
+        silence_seconds: longest wait for the next bytes.
+        whole_seconds: longest time of one request with all its bytes.
+
+    Raises:
+        ConfigurationError: Such a bucket cannot be opened with these settings.
+    """
+    from obstore.exceptions import BaseError  # noqa: PLC0415 -- see _open_bucket
+    from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415
+
+    scheme, _, place = url.partition("://")
+    bucket, _, prefix = place.partition("/")
+    client: ClientConfig = {
+        "connect_timeout": timedelta(seconds=min(silence_seconds, _CONNECT_SECONDS)),
+        "read_timeout": timedelta(seconds=silence_seconds),
+        "timeout": timedelta(seconds=whole_seconds),
+    }
+    retries: RetryConfig = {
+        "max_retries": _RETRIES,
+        "retry_timeout": timedelta(seconds=silence_seconds),
+        "backoff": {"max_backoff": timedelta(seconds=1)},
+    }
+    below = prefix.strip("/") or None
+    try:
+        if scheme == "gs":
+            return GCSStore(bucket, prefix=below, client_options=client, retry_config=retries)
+        if scheme == "az":
+            return AzureStore(bucket, prefix=below, client_options=client, retry_config=retries)
+        config = _config(settings)
+        if config.get("endpoint", "").startswith("http://"):
+            client["allow_http"] = True  # whoever writes http:// means it
+        return S3Store(
+            bucket,
+            prefix=below,
+            config=config,
+            client_options=client,
+            retry_config=retries,
+            credential_provider=_profile(settings),
+        )
+    except BaseError as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ConfigurationError(f"the bucket {url}: {reason}") from error
 
 
 def _open_bucket(settings: Settings, bucket: str, prefix: str) -> Storage:

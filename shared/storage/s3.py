@@ -192,30 +192,36 @@ class S3Storage:
         try:
             yield
         except (BaseError, OSError) as error:
-            reason = self._reason(error)
+            reason = explain(error, self._objects.config.get("endpoint"))
             raise Unavailable(
                 f"the storage {self._url} cannot be {participle}: {reason}"
             ) from error
 
-    def _reason(self, error: Exception) -> str:
-        """What went wrong, in a sentence; obstore's own text has dozens of lines.
 
-        Its errors tell no more by themselves: codes and kinds are only in that text.
-        """
-        text = str(error)
-        code = _said(_CODE, error)
-        if code is not None:
-            return f"{_said(_MESSAGE, error) or 'refused'} ({code})"
-        if _ROLE in text:
-            return "there are no credentials: no AWS_ACCESS_KEY_ID, and no role of this machine"
-        kind = _said(_KIND, error)
-        if kind == "Timeout":
-            return "it does not answer in time"
-        if kind == "Connect":
-            return f"no connection to {self._objects.config.get('endpoint', 'AWS')}"
-        if isinstance(error, OSError) and error.strerror:
-            return f"{error.strerror}: {error.filename}"
-        return _first_line(error)
+def explain(error: Exception, endpoint: str | None = None) -> str:
+    """What went wrong, in a sentence; obstore's own text has dozens of lines.
+
+    Its errors tell no more by themselves: codes and kinds are only in that text.
+    """
+    text = str(error)
+    code = _said(_CODE, error)
+    if code is not None:
+        return f"{_said(_MESSAGE, error) or 'refused'} ({code})"
+    if _ROLE in text:
+        return "there are no credentials: no AWS_ACCESS_KEY_ID, and no role of this machine"
+    kind = _said(_KIND, error)
+    if kind == "Timeout":
+        return "it does not answer in time"
+    if kind == "Connect":
+        return f"no connection to {endpoint or 'AWS'}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return _first_line(error)
+
+
+def code_of(error: Exception) -> str | None:
+    """S3's own word for what went wrong, such as `NoSuchKey`; None where it has not answered."""
+    return _said(_CODE, error)
 
 
 def _said(pattern: re.Pattern[str], error: Exception) -> str | None:
