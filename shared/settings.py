@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     )
     output_part_rows: int = Field(10_000, gt=0, description="Rows of one result file.")
     expanders: int = Field(4, gt=0, description="Ingestions expanded by one process at a time.")
+    expander_limit_seconds: float = Field(
+        1800,
+        gt=0,
+        description="Longest time in which an expander gets no further, before its process ends.",
+    )
     expander_turn_seconds: float = Field(
         30, gt=0, description="After how long an ingestion makes room for one that waits."
     )

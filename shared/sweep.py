@@ -8,16 +8,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import islice
+from typing import Any
+from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, at_most, moment, utc_now
 from shared.settings import Settings
 from shared.storage.protocol import Storage
-from shared.tables import idempotency_keys, images, jobs, workers
+from shared.tables import (
+    idempotency_keys,
+    images,
+    ingestion_counts,
+    ingestions,
+    items,
+    jobs,
+    workers,
+)
 
 _YOUNG_SECONDS = 60  # an image's first minute: the next submit may well be of the same image
 _WORKER_SECONDS = 24 * 3600
@@ -58,6 +69,7 @@ class Sweep:
             Unavailable: Database or storage is away; call again later.
         """
         steps: tuple[Callable[[], int], ...] = (
+            self.remove_deleted_ingestions,
             self.remove_unused_images,
             self.remove_orphans,
             self.forget_idempotency_keys,
@@ -67,6 +79,35 @@ class Sweep:
             removed = step()
             if removed:
                 log.info("sweep", step=step.__name__, removed=removed)
+
+    def remove_deleted_ingestions(self) -> int:
+        """Remove what clients have deleted, once its last job has ended: jobs, items, then it."""
+        with self.database.read() as connection:
+            gone = connection.execute(
+                select(ingestions.c.id, ingestions.c.object)
+                .where(ingestions.c.deleted_at.is_not(None), ingestions.c.settled_at.is_not(None))
+                .order_by(ingestions.c.id)
+                .limit(at_most(_ROWS))
+            ).all()
+        for row in gone:
+            for table, column, key in (
+                (items, items.c.ingestion, items.c.position),
+                (jobs, jobs.c.ingestion, jobs.c.id),
+            ):
+                self._remove_rows(table, column == row.id, key)
+            self.database.transact(partial(_delete_ingestion, ingestion=row.id))
+            if row.object is not None:
+                self.storage.delete(row.object)
+        return len(gone)
+
+    def _remove_rows(
+        self, table: Table, chosen: ColumnElement[bool], key: ColumnElement[Any]
+    ) -> None:
+        """Delete these rows, 1,000 a transaction."""
+        some = select(key).where(chosen).order_by(key).limit(at_most(_KEYS))
+        statement = delete(table).where(chosen, key.in_(some))
+        while self.database.transact(lambda connection: connection.execute(statement).rowcount):
+            pass
 
     def remove_unused_images(self) -> int:
         """Delete images that no job cites, with their results, then their objects."""
@@ -104,23 +145,21 @@ class Sweep:
             return 0
         age = timedelta(hours=self.settings.orphan_hours)
         cutoff = utc_now() - age
-        old = (found.name for found in self.storage.list("images") if found.modified_at < cutoff)
         removed = 0
-        for names in _in_parts(old, _KEYS):
-            removed += self._remove_unnamed(names)
+        for prefix, named in (("images", _named_by_images), ("sources", _named_by_ingestions)):
+            listed = self.storage.list(prefix)
+            old = (found.name for found in listed if found.modified_at < cutoff)
+            for names in _in_parts(old, _KEYS):
+                removed += self._remove_unnamed(names, named)
         self._next_listing = time.monotonic() + age.total_seconds() / _LISTINGS_PER_AGE
         return removed
 
-    def _remove_unnamed(self, names: Sequence[str]) -> int:
+    def _remove_unnamed(
+        self, names: Sequence[str], named: Callable[[Connection, Sequence[str]], set[str]]
+    ) -> int:
         with self.database.read() as connection:
-            named = set(
-                connection.scalars(
-                    select(images.c.object).where(
-                        images.c.sha256.in_({name.split("/")[1] for name in names})
-                    )
-                )
-            )
-        unnamed = [name for name in names if name not in named]
+            known = named(connection, names)
+        unnamed = [name for name in names if name not in known]
         self.storage.delete(*unnamed)
         return len(unnamed)
 
@@ -150,6 +189,33 @@ class Sweep:
         """Delete the rows of worker processes that were not seen for a day."""
         statement = delete(workers).where(workers.c.last_seen < moment(-_WORKER_SECONDS))
         return self.database.transact(lambda connection: connection.execute(statement).rowcount)
+
+
+def _named_by_images(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the names `images/<sha256>/<uuid>` that rows have."""
+    hashes = {name.split("/")[1] for name in names}
+    return set(
+        filter(
+            None,
+            connection.scalars(select(images.c.object).where(images.c.sha256.in_(hashes))),
+        )
+    )
+
+
+def _named_by_ingestions(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the names `sources/<ingestion>/<uuid>` that rows have."""
+    ids = {UUID(name.split("/")[1]) for name in names}
+    return set(
+        filter(
+            None,
+            connection.scalars(select(ingestions.c.object).where(ingestions.c.id.in_(ids))),
+        )
+    )
+
+
+def _delete_ingestion(connection: Connection, ingestion: UUID) -> None:
+    connection.execute(delete(ingestion_counts).where(ingestion_counts.c.ingestion == ingestion))
+    connection.execute(delete(ingestions).where(ingestions.c.id == ingestion))
 
 
 def _delete_images(connection: Connection, names: Sequence[str]) -> Sequence[Row[tuple[str]]]:

@@ -1,10 +1,10 @@
-"""The bell: the one Celery task of a worker. It carries no work; it wakes the lane's loops."""
+"""The bells: Celery tasks that carry no work. One wakes a lane's loops, one the expanders."""
 
 from collections.abc import Callable
 
 from celery import Celery
 
-from shared.queue import CLASSIFY
+from shared.queue import CLASSIFY, EXPAND
 
 
 def add_bell(app: Celery, wake: Callable[[str], None]) -> None:
@@ -13,3 +13,11 @@ def add_bell(app: Celery, wake: Callable[[str], None]) -> None:
     @app.task(name=CLASSIFY, ignore_result=True)
     def classify(lane: str) -> None:
         wake(lane)
+
+
+def add_expander_bell(app: Celery, wake: Callable[[], None]) -> None:
+    """Register `expand`, which sets the expanders' event and returns."""
+
+    @app.task(name=EXPAND, ignore_result=True)
+    def expand() -> None:
+        wake()

@@ -56,21 +56,25 @@ class Lost(Exception):
     """The claim has ended: cancelled, taken over, or deleted. Nothing of this step was written."""
 
 
-def claim(database: Database, token: UUID, *, lease_seconds: float) -> Expansion | None:
+def claim(
+    database: Database, token: UUID, *, lease_seconds: float, take_lapsed: bool
+) -> Expansion | None:
     """Take the ingestion that has waited longest for its turn, or None if none waits.
 
     One whose expander's lease lapsed for the third time at the same checkpoint is not taken again:
     its expansion ends there, what was expanded stays.
+
+    Args:
+        database: The database.
+        token: Of this expander.
+        lease_seconds: How long it holds without renewal.
+        take_lapsed: Also from others whose lease is over; not right after an absence of ours or of
+            the database, in which they could not renew.
     """
-    free = (
-        _WAITING,
-        or_(ingestions.c.not_before.is_(None), ingestions.c.not_before <= moment()),
-        or_(
-            ingestions.c.expander_lease_until.is_(None),
-            ingestions.c.expander_lease_until < moment(),
-        ),
-    )
-    first = select(ingestions.c.id).where(*free).order_by(ingestions.c.turn_at).limit(at_most(1))
+    nobodys: list[Any] = [ingestions.c.expander_token.is_(None)]
+    if take_lapsed:
+        nobodys.append(ingestions.c.expander_lease_until < moment())
+    free = (*_due(), or_(*nobodys))
 
     def take(connection: Connection) -> tuple[bool, Expansion | None]:
         row = connection.execute(
@@ -82,7 +86,7 @@ def claim(database: Database, token: UUID, *, lease_seconds: float) -> Expansion
         ).first()
         if row is None:
             return False, None
-        lapses = row.lapses + (1 if row.expander_token is not None else 0)
+        lapses = row.lapses + (row.expander_token is not None)
         if lapses >= LAPSES_TO_FAIL:
             _end(
                 connection,
@@ -105,10 +109,7 @@ def claim(database: Database, token: UUID, *, lease_seconds: float) -> Expansion
         return True, None if row is None else Expansion(token, row)
 
     found = True
-    while found:
-        with database.read() as connection:
-            if connection.scalar(first) is None:
-                return None
+    while found and _any(database, *free):
         found, expansion = database.transact(take)
         if expansion is not None:
             return expansion
@@ -117,19 +118,7 @@ def claim(database: Database, token: UUID, *, lease_seconds: float) -> Expansion
 
 def others_wait(database: Database) -> bool:
     """Whether an ingestion waits that nobody expands."""
-    with database.read() as connection:
-        return (
-            connection.scalar(
-                select(ingestions.c.id)
-                .where(
-                    _WAITING,
-                    ingestions.c.expander_token.is_(None),
-                    or_(ingestions.c.not_before.is_(None), ingestions.c.not_before <= moment()),
-                )
-                .limit(at_most(1))
-            )
-            is not None
-        )
+    return _any(database, *_due(), ingestions.c.expander_token.is_(None))
 
 
 def renew(database: Database, tokens: Sequence[UUID], *, lease_seconds: float) -> None:
@@ -138,20 +127,31 @@ def renew(database: Database, tokens: Sequence[UUID], *, lease_seconds: float) -
         database.transact(
             lambda connection: connection.execute(
                 update(ingestions)
-                .where(ingestions.c.expander_token.in_(sorted(tokens)), _WAITING)
+                .where(_WAITING, ingestions.c.expander_token.in_(sorted(tokens)))
                 .values(expander_lease_until=stamp(lease_seconds))
             )
         )
 
 
-def end_leases(database: Database, tokens: Sequence[UUID]) -> None:
-    """Say that the claims of a process that has ended are over now."""
-    renew(database, tokens, lease_seconds=-1)
+def end_claims(database: Database, tokens: Sequence[UUID]) -> int:
+    """Say that the claims of a process that has ended, beyond doubt, are over now: each a lapse."""
+    return database.transact(
+        lambda connection: (
+            connection.execute(
+                update(ingestions)
+                .where(_WAITING, ingestions.c.expander_token.in_(sorted(tokens)))
+                .values(
+                    expander_token=None, expander_lease_until=None, lapses=ingestions.c.lapses + 1
+                )
+            ).rowcount
+        )
+    )
 
 
-def release(database: Database, expansion: Expansion) -> None:
+def release(database: Database, expansion: Expansion, *, pause_seconds: float = 0) -> None:
     """Give it back where it is: an expander that stops, or makes room, is no lapse."""
-    database.transact(lambda connection: _give_back(connection, expansion, not_before=None))
+    later = stamp(pause_seconds) if pause_seconds else None
+    database.transact(lambda connection: _give_back(connection, expansion, not_before=later))
 
 
 def pause(database: Database, expansion: Expansion, *, reason: str, hours: float) -> bool:
@@ -261,6 +261,21 @@ def unfetched(database: Database, ingestion: UUID, *, after: int, limit: int) ->
             .limit(at_most(limit))
         )
         return list(found)
+
+
+def _due() -> tuple[Any, ...]:
+    return _WAITING, or_(ingestions.c.not_before.is_(None), ingestions.c.not_before <= moment())
+
+
+def _any(database: Database, *conditions: Any) -> bool:
+    with database.read() as connection:
+        found = connection.scalar(
+            select(ingestions.c.id)
+            .where(*conditions)
+            .order_by(ingestions.c.turn_at)
+            .limit(at_most(1))
+        )
+    return found is not None
 
 
 def _held(connection: Connection, expansion: Expansion) -> Row[Any]:

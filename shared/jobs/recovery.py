@@ -44,7 +44,7 @@ class Recovery:
             Unavailable: The database is away; call again later.
         """
         steps: tuple[Callable[[Database], int], ...] = (
-            *((requeue_lapsed,) if self._may_take_from_others() else ()),
+            *((requeue_lapsed,) if self.may_take_from_others() else ()),
             unpark,
             end_overdue,
             upkeep.pin_to_current,
@@ -64,7 +64,7 @@ class Recovery:
     def _end_unserved(self, database: Database) -> int:
         return end_unserved(database, self.settings.unserved_hours)
 
-    def _may_take_from_others(self) -> bool:
+    def may_take_from_others(self) -> bool:
         """After a start, or an absence of ours or of the database, owners get time to renew."""
         return (
             not self._was_away()
