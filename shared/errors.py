@@ -47,7 +47,7 @@ CODES: dict[str, Code] = {
     "already_finished": Code(409, "The job or ingestion has already finished"),
     "not_finished": Code(409, "The ingestion has not finished yet"),
     "part_of_ingestion": Code(409, "The job belongs to an ingestion"),
-    "idempotency_gone": Code(410, "The job of this Idempotency-Key was deleted"),
+    "idempotency_gone": Code(410, "What was made with this Idempotency-Key was deleted"),
     "image_too_large": Code(413, "The image is too large"),
     "request_too_large": Code(413, "The request is too large"),
     "unsupported_image": Code(415, "This is not an image type the service reads"),

@@ -1,5 +1,6 @@
 """Looking at ingestions: what a client may see, how far each is, and how fast it goes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -8,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, tex
 
 from shared.database import at_most, milliseconds_between, moment
 from shared.ingestions import counts
+from shared.ingestions.transitions import LIVE
 from shared.tables import ingestions, jobs, model_versions
 
 _SPEED_JOBS = 200  # the speed is that of the last so many
@@ -45,15 +47,42 @@ def find(connection: Connection, owner: str, ingestion: UUID) -> Seen | None:
 
 
 def page(
-    connection: Connection, owner: str, *, before: UUID | None, limit: int
+    connection: Connection,
+    owner: str,
+    *,
+    before: UUID | None,
+    limit: int,
+    statuses: Collection[str] = (),
 ) -> tuple[list[Seen], UUID | None]:
-    """The newest ingestions, of those born before `before`; and where the list goes on, if so."""
+    """The newest ingestions, of those born before `before`; and where the list goes on, if so.
+
+    Args:
+        connection: Any.
+        owner: Whose they are.
+        before: Of the last one on the page before.
+        limit: How many at most.
+        statuses: Only these; without any, all.
+    """
     wanted = _rows(owner).order_by(ingestions.c.id.desc()).limit(at_most(limit + 1))
+    if statuses:
+        wanted = wanted.where(ingestions.c.status.in_(sorted(statuses)))
     if before is not None:
         wanted = wanted.where(ingestions.c.id < before)
     rows = connection.execute(wanted).all()
     after = rows[limit - 1].id if len(rows) > limit else None
     return [_seen(connection, row) for row in rows[:limit]], after
+
+
+def finished(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
+    """Those among `ids` that wait no longer: in a final state for now, or gone."""
+    live = connection.scalars(
+        select(ingestions.c.id).where(
+            ingestions.c.id.in_(ids),
+            ingestions.c.status.in_(LIVE),
+            ingestions.c.deleted_at.is_(None),
+        )
+    )
+    return set(ids) - set(live)
 
 
 def _rows(owner: str) -> Select[Any]:

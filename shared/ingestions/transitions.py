@@ -3,6 +3,7 @@
 Each function runs inside a transaction, and first locks the ingestion's row and looks at its
 state: expander, recovery and clients meet there.
 
+                        → queued               accept
     queued              → running              start
     queued, running     → canceled             cancel, delete
     queued, running     → failed               stop_if_hopeless
@@ -15,7 +16,7 @@ An ingestion that was stopped still has jobs: recovery cancels them, and then it
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from shared.database import stamp
 from shared.ingestions import counts
@@ -36,6 +37,18 @@ def locked(connection: Connection, ingestion: UUID) -> Row[Any] | None:
 def change(connection: Connection, ingestion: UUID, **values: Any) -> None:
     """Set columns of an ingestion that this transaction has locked."""
     connection.execute(update(ingestions).where(ingestions.c.id == ingestion).values(**values))
+
+
+def accept(connection: Connection, values: dict[str, Any]) -> None:
+    """Insert an ingestion that nobody has begun to expand.
+
+    Args:
+        connection: The transaction.
+        values: Every other column that is to be set.
+    """
+    connection.execute(
+        insert(ingestions).values(**values, status="queued", created_at=stamp(), turn_at=stamp())
+    )
 
 
 def start(connection: Connection, row: Row[Any], **values: Any) -> None:

@@ -1,7 +1,6 @@
 """Acceptance: an image and its options become a stored object and a committed job row."""
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from shared import idempotency
 from shared.database import Database, new_id, stamp
 from shared.errors import ProblemError
 from shared.jobs import transitions
@@ -21,7 +21,7 @@ from shared.upserts import insert_if_absent
 
 _RESTARTS = 5  # a sweep can take an image away between our look and our insert, but not for ever
 
-
+_THERE = select(jobs.c.id).where(jobs.c.id == idempotency_keys.c.job).exists()
 _QUEUE_UP = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))")
 
 # Built once: a submit holds SQLite's only write lock, or the flow's, while its statements run.
@@ -150,23 +150,13 @@ def replayed(
     Raises:
         ProblemError: The key stands for another request, or its job was deleted.
     """
-    row = connection.execute(
-        select(idempotency_keys.c.fingerprint, idempotency_keys.c.job, jobs.c.id)
-        .join_from(idempotency_keys, jobs, jobs.c.id == idempotency_keys.c.job, isouter=True)
-        .where(
-            idempotency_keys.c.owner == caller.owner,
-            idempotency_keys.c.key == caller.idempotency_key,
-        )
-    ).first()
-    if row is None:
-        return None
-    if row.fingerprint != _fingerprint(sha256, options):
-        raise ProblemError(
-            "idempotency_mismatch", "This Idempotency-Key was used for another request."
-        )
-    if row.id is None:
-        raise ProblemError("idempotency_gone", "The job of this Idempotency-Key was deleted.")
-    return UUID(str(row.job))
+    return idempotency.replayed(
+        connection,
+        caller.owner,
+        caller.idempotency_key,
+        _fingerprint(sha256, options),
+        there=_THERE,
+    )
 
 
 def next_sequence(connection: Connection, version_id: int, lane: str, flow: str) -> int:
@@ -216,16 +206,9 @@ def _insert(connection: Connection, new: _Submission, stored: str | None) -> Acc
     """The job's transaction; None where it has to be begun again."""
     options, target, caller = new.options, new.target, new.caller
     job_id = new_id()
-    if caller.idempotency_key is not None and not insert_if_absent(
-        connection,
-        idempotency_keys,
-        {
-            "owner": caller.owner,
-            "key": caller.idempotency_key,
-            "fingerprint": _fingerprint(new.sha256, options),
-            "job": job_id,
-            "created_at": stamp(),
-        },
+    key = caller.idempotency_key
+    if key is not None and not idempotency.keep(
+        connection, caller.owner, key, _fingerprint(new.sha256, options), job_id
     ):
         first = replayed(connection, caller, new.sha256, options)
         # None: the key went away between the two statements.
@@ -299,5 +282,4 @@ def _hold_image(connection: Connection, new: _Submission, stored: str | None) ->
 
 
 def _fingerprint(sha256: str, options: JobOptions) -> str:
-    content = json.dumps([sha256, asdict(options)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return idempotency.fingerprint("job", sha256, asdict(options))

@@ -131,7 +131,8 @@ def _writes_to_environment(module: ast.Module) -> set[str]:
 
 
 # Other tables that have a `status` would be named here with a reason.
-STATEMENTS = {"values", "insert", "update", "on_conflict_do_update"}
+# `change` is what sets columns of an ingestion.
+STATEMENTS = {"values", "insert", "update", "on_conflict_do_update", "change"}
 
 
 def sets_status(path: Path) -> list[int]:
@@ -155,14 +156,17 @@ def sets_status(path: Path) -> list[int]:
     return lines
 
 
-def test_only_the_transition_table_sets_the_status_of_a_job() -> None:
+def test_only_the_transition_tables_set_a_status() -> None:
     setting = {
         name_of(path): lines
         for package in PACKAGES
         for path in modules(package)
         if (lines := sets_status(path))
     }
-    assert set(setting) == {"shared/jobs/transitions.py"}, setting
+    assert set(setting) == {
+        "shared/jobs/transitions.py",
+        "shared/ingestions/transitions.py",
+    }, setting
 
 
 def test_only_the_transition_table_takes_jobs_into_or_out_of_a_claim() -> None:
