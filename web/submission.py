@@ -34,7 +34,7 @@ def accept(
     if not options.model.isprintable():  # PostgreSQL cannot even be asked for a name with NUL
         raise ProblemError("model_unknown", f"There is no model {options.model!r}.")
     own = services()
-    caller = Caller(current_owner(), g.request_id, _trace_parent(), idempotency_key)
+    caller = current_caller(idempotency_key)
     with own.database.read() as connection:
         if idempotency_key is not None:
             # Before the model is looked at: a replay gets its job whatever became of the model.
@@ -48,6 +48,11 @@ def accept(
     if accepted.queued:
         own.bell.ring(options.model.partition("@")[0], options.lane)
     return accepted.job_id
+
+
+def current_caller(idempotency_key: str | None = None) -> Caller:
+    """Who makes the current request."""
+    return Caller(current_owner(), g.request_id, _trace_parent(), idempotency_key)
 
 
 def _clean(filename: str | None) -> str | None:

@@ -1,17 +1,20 @@
 """What the pages answer, where no browser is needed to see it."""
 
 import re
+import tarfile
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import update
+from sqlalchemy import select, update
+from werkzeug.test import TestResponse
 
 from shared.errors import Unavailable
 from shared.jobs.recording import Embedding
-from shared.tables import images, jobs
+from shared.storage.opening import open_storage
+from shared.tables import images, ingestions, jobs
 from tests.browser.conftest import TABBY, Site, picture
 from web import submission
 from web.app import create_app
@@ -54,10 +57,10 @@ def test_a_form_that_is_too_large_as_a_whole(site: Site, client: FlaskClient) ->
     answer = client.post(
         "/",
         content_type="multipart/form-data; boundary=x",
-        environ_overrides={"CONTENT_LENGTH": "10000000"},
+        environ_overrides={"CONTENT_LENGTH": str(10**11)},
     )
     assert answer.status_code == 413
-    assert "One form takes at most 4 images" in answer.text
+    assert "That is too much at once" in answer.text
 
 
 def test_what_was_accepted_before_the_storage_went_away_is_kept(
@@ -170,3 +173,123 @@ def test_pages_name_no_other_host_and_hold_no_style(site: Site, client: FlaskCli
     assert re.findall(r'(?:src|href|action)="(?!/|#)', page) == []
     assert "style=" not in page
     assert "onclick=" not in page
+
+
+def one_ingestion(site: Site, answer: TestResponse) -> tuple[Any, bytes]:
+    """Its row, and the file that was kept for it."""
+    assert answer.status_code == 303
+    assert answer.headers["Location"].startswith("/ingestions/")
+    with site.database.read() as connection:
+        row = connection.execute(select(ingestions)).one()
+    assert answer.headers["Location"] == f"/ingestions/{row.id}"
+    assert row.object.startswith(f"sources/{row.id}/")
+    return row, open_storage(site.settings).read(row.object)
+
+
+def entries(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=BytesIO(data)) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+
+
+def test_more_images_than_a_form_takes_become_one_ingestion(
+    site: Site, client: FlaskClient
+) -> None:
+    version = site.install("vgg16")
+    hues = range(0, 250, 50)  # one more than are looked at one by one
+    answer = client.post("/", data={"image": files(*hues)})
+    row, kept = one_ingestion(site, answer)
+    assert (row.source_kind, row.source, row.pinned) == ("archive", "5 images", True)
+    assert (row.status, row.model_version) == ("queued", version)
+    assert entries(kept) == {f"cat-{hue}.png": picture(hue=hue) for hue in hues}
+
+
+def test_a_folder_is_one_ingestion_with_its_names(site: Site, client: FlaskClient) -> None:
+    site.install("vgg16")
+    long = "x" * 300 + ".png"
+    names = ["trip/a.png", "trip/Übung/日本.png", f"trip/{long}", "trip/../../etc/empty.png"]
+    data = [(BytesIO(b"" if "empty" in name else name.encode()), name) for name in names]
+    row, kept = one_ingestion(site, client.post("/", data={"image": data}))
+    assert row.source == "trip (4 images)"
+    found = entries(kept)
+    assert list(found) == [*names[:3], "trip/etc/empty.png"]
+    assert list(found.values()) == [*(name.encode() for name in names[:3]), b""]
+
+
+def test_an_image_that_is_too_large_is_kept_so_that_this_shows(site: Site) -> None:
+    site.install("vgg16")
+    client = create_app(site.settings.model_copy(update={"max_image_bytes": 1000})).test_client()
+    data = [(BytesIO(bytes(5000)), "trip/large.png"), (BytesIO(b"small"), "trip/small.png")]
+    _, kept = one_ingestion(site, client.post("/", data={"image": data}))
+    assert entries(kept) == {"trip/large.png": bytes(1001), "trip/small.png": b"small"}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"PK\x03\x04 and more", "archive"),
+        (b"\x1f\x8b and more", "archive"),
+        (b"\x28\xb5\x2f\xfd and more", "archive"),
+        (b"a.png".ljust(257, b"\0") + b"ustar", "archive"),
+        (b"https://example.org/a.png\n", "list"),
+    ],
+)
+def test_an_archive_or_a_list_is_known_by_its_content(
+    site: Site, client: FlaskClient, content: bytes, kind: str
+) -> None:
+    site.install("vgg16")
+    answer = client.post("/", data={"archive": (BytesIO(content), "what.bin"), "model": "vgg16"})
+    row, kept = one_ingestion(site, answer)
+    assert (row.source_kind, row.source) == (kind, "what.bin")
+    assert kept == content
+    assert list((site.settings.data_dir / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "told"),
+    [
+        ({"archive": (b"\0\1\2", "a.zip")}, 415, "neither an archive"),
+        ({"archive": (b"", "a.zip")}, 415, "neither an archive"),
+        ({"archive": (b"PK\3\4", "a.zip"), "image": (b"x", "x.png")}, 422, "or images"),
+        ({"archive": (b"PK\3\4", "a.zip"), "model": "vgg17"}, 422, "There is no model"),
+        ({"picture": (b"PK\3\4", "a.zip")}, 422, "no such file field"),
+    ],
+)
+def test_a_source_that_is_not_taken(
+    site: Site, client: FlaskClient, data: dict[str, Any], status: int, told: str
+) -> None:
+    site.install("vgg16")
+    values = {
+        name: (BytesIO(value[0]), value[1]) if isinstance(value, tuple) else value
+        for name, value in data.items()
+    }
+    answer = client.post("/", data=values)
+    assert answer.status_code == status
+    assert told in answer.text
+    with site.database.read() as connection:
+        assert connection.execute(select(ingestions)).all() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"--x\r\nContent-Disposition: form-data; name=image; filename=a\r\n\r\nabc", "boundary=x"),
+        (b"nothing", "boundary=x"),
+        (b"nothing", ""),
+    ],
+)
+def test_a_form_that_is_cut_off_is_refused(
+    site: Site, client: FlaskClient, body: bytes, content_type: str
+) -> None:
+    site.install("vgg16")
+    answer = client.post("/", data=body, content_type=f"multipart/form-data; {content_type}")
+    assert answer.status_code == 400
+
+
+def test_an_ingestion_of_a_model_that_is_downloaded_is_pinned_later(
+    site: Site, client: FlaskClient
+) -> None:
+    site.download("vgg16", 1, 2)
+    answer = client.post("/", data={"archive": (BytesIO(b"PK\3\4"), "a.zip")})
+    row, _ = one_ingestion(site, answer)
+    assert not row.pinned
+    assert "Waiting for vgg16 to be downloaded" in client.get(answer.headers["Location"]).text

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -30,6 +31,13 @@ DROP = """({names, selector}) => {
     target.dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true,
                                                cancelable: true }));
   }
+}"""
+
+
+DROP_TEXT = """({name, text}) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([text], name));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
 }"""
 
 
@@ -134,16 +142,48 @@ def test_what_is_refused_is_told_beside_what_was_accepted(site: Site, visit: Vis
     expect(page.locator("h1")).to_have_text("2 images done")
 
 
-def test_more_images_than_a_form_takes_are_refused_by_name(site: Site, visit: Visit) -> None:
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_many_images_an_archive_and_a_folder_become_ingestions(
+    site: Site, visit: Visit, tmp_path: Path, *, scripts: bool
+) -> None:
+    serving(site)
+    page = visit(java_script_enabled=scripts)
+    (tmp_path / "trip" / "day").mkdir(parents=True)
+    for n in range(2):
+        (tmp_path / "trip" / "day" / f"{n}.png").write_bytes(picture(hue=n * 90))
+    many = [upload(f"cat-{n}.png", hue=n * 30) for n in range(6)]
+    chosen: dict[str, Any] = {
+        "#image": (many, "6 images"),
+        "#archive": ([upload("trip.zip", b"PK\x03\x04")], "trip.zip"),
+        "#folder": ([tmp_path / "trip"], "trip (2 images)"),
+    }
+    for field, (files, name) in chosen.items():
+        page.goto(site.url)
+        page.locator("#many summary").click()
+        page.set_input_files(field, files)
+        label = "Hand in as one ingestion" if scripts else "Predict"
+        page.get_by_role("button", name=label).click()
+        expect(page).to_have_url(re.compile(r"/ingestions/[0-9a-f-]{36}$"))
+        expect(page.locator("h1")).to_have_text("Waiting for its turn")
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+
+
+def test_what_is_refused_of_an_upload_is_told_beside_the_form(site: Site, visit: Visit) -> None:
     serving(site)
     page = visit()
     page.goto(site.url)
-    page.set_input_files("#image", [upload(f"cat-{n}.png", hue=n * 30) for n in range(6)])
-    page.get_by_role("button", name="Predict 6 images").click()
-    refusals = page.get_by_role("alert")
-    expect(refusals).to_contain_text("2 images were not accepted; the others were.")
-    expect(refusals).to_contain_text("cat-5.png: One form takes at most 4 images.")
-    expect(page.locator(".job")).to_have_count(4)
+    page.evaluate(DROP_TEXT, {"name": "trip.zip", "text": "\0"})
+    expect(page.locator(".chosen-name")).to_have_text(["trip.zip"])
+    button = page.locator("#predict")
+    button.click()
+    expect(page.get_by_role("alert")).to_contain_text("neither an archive")
+    expect(button).to_be_enabled()
+    expect(page.locator(".chosen-name")).to_have_text(["trip.zip"])
+    page.set_input_files("#image", upload("cat.png"))
+    button.click()
+    expect(page.get_by_role("alert")).to_have_text("Choose either an archive or a list, or images.")
+    page.get_by_role("button", name="Remove trip.zip").click()
+    expect(button).to_have_text("Predict")
 
 
 def test_images_can_be_dropped_pasted_and_taken_away(site: Site, visit: Visit) -> None:

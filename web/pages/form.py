@@ -1,22 +1,16 @@
-"""What the form on `/` hands in: each image is accepted or refused by itself."""
+"""What the form on `/` hands in: some images, each by itself, or many as one ingestion."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from flask import request
-from werkzeug.datastructures import FileStorage
-from werkzeug.exceptions import RequestEntityTooLarge
-
 from shared.errors import CODES, ProblemError, Unavailable
+from shared.ingestions.intake import IngestionOptions
 from shared.jobs.intake import JobOptions
 from shared.settings import Settings
 from shared.uploads import read_image
-from web import submission
+from web import ingesting, submission
+from web.spooling import SpooledForm, spooled_form
 
-# The page's own name for the field, and the tutorial's.
-_FIELDS = ("image", "fileImage")
-_OTHER_FIELDS_BYTES = 2**20
-_MOST_PARTS = 1000  # more than are accepted, so that the others can be told by name
 # Refusals that are the whole form's, whatever its images are.
 _OF_THE_FORM = frozenset({"model_unknown", "model_unavailable"})
 
@@ -36,6 +30,7 @@ class Submitted:
     """What became of one form; `model` is the one that was chosen."""
 
     model: str
+    ingestion: UUID | None = None
     accepted: list[UUID] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -47,58 +42,57 @@ class Submitted:
 
 
 def submit_form(settings: Settings) -> Submitted:
-    """Accept the images of the current request, each a job of its own.
+    """Accept the images of the current request, each a job of its own, or all as one ingestion.
 
     Raises:
+        ProblemError: `bad_request`.
         Unavailable: Database or storage is away, and no image was accepted.
     """
-    most = settings.max_images_per_form
     submitted = Submitted(settings.default_model)
     try:
-        files = _files(most * settings.max_image_bytes + _OTHER_FIELDS_BYTES)
-    except RequestEntityTooLarge:
-        reason = f"That is too much at once. One form takes at most {most} images."
-        submitted.refused.append(Refusal("", reason, 413))
-        return submitted
-    submitted.model = request.form.get("model") or settings.default_model
-    if not files:
-        submitted.refused.append(Refusal("", "Choose an image first.", 422))
-        return submitted
+        with spooled_form(settings) as form:
+            submitted.model = form.fields.get("model") or settings.default_model
+            if _is_ingestion(form, settings):
+                options = IngestionOptions(model=submitted.model)
+                submitted.ingestion = ingesting.accept(ingesting.source_of(form), options)
+            elif form.images:
+                _accept_each(form, submitted, settings)
+            else:
+                submitted.refused.append(Refusal("", "Choose an image first.", 422))
+    except ProblemError as problem:
+        if problem.code == "bad_request":
+            raise
+        submitted.refused = [refusal("", problem)]
+    return submitted
+
+
+def _is_ingestion(form: SpooledForm, settings: Settings) -> bool:
+    """An archive or a list, a folder, or more images than one looks at one by one."""
+    return (
+        form.archive is not None
+        or len(form.images) > settings.max_images_per_form
+        or any("/" in name for name in form.images)
+    )
+
+
+def _accept_each(form: SpooledForm, submitted: Submitted, settings: Settings) -> None:
     options = JobOptions(model=submitted.model)
-    for file in files[:most]:
+    for name, data in form.pack.images():
         try:
-            submitted.accepted.append(_accept(file, options, settings))
+            image = read_image(data, settings)
+            submitted.accepted.append(submission.accept(image, name, options))
         except ProblemError as problem:
             if problem.code in _OF_THE_FORM:
-                submitted.refused = [refusal("", problem)]
-                return submitted
-            submitted.refused.append(refusal(file.filename or "", problem))
+                raise
+            submitted.refused.append(refusal(name, problem))
         except Unavailable:
             # What was accepted is kept, and is shown; without any the error is the whole answer.
             if not submitted.accepted:
                 raise
             reason = "The service could not keep it just now. Upload it again."
-            submitted.refused.append(Refusal(file.filename or "", reason, 503))
-    submitted.refused += [
-        Refusal(file.filename or "", f"One form takes at most {most} images.", 413)
-        for file in files[most:]
-    ]
-    return submitted
+            submitted.refused.append(Refusal(name, reason, 503))
 
 
 def refusal(name: str, problem: ProblemError) -> Refusal:
     """A problem as the form tells it."""
     return Refusal(name, problem.detail, CODES[problem.code].status, problem.retry_after_seconds)
-
-
-def _files(most_bytes: int) -> list[FileStorage]:
-    """The chosen files. A browser sends an empty one, without a name, where none was chosen."""
-    request.max_content_length = most_bytes
-    request.max_form_parts = _MOST_PARTS
-    return [file for name in _FIELDS for file in request.files.getlist(name) if file.filename]
-
-
-def _accept(file: FileStorage, options: JobOptions, settings: Settings) -> UUID:
-    # One byte more than allowed is enough to be refused.
-    image = read_image(file.stream.read(settings.max_image_bytes + 1), settings)
-    return submission.accept(image, file.filename, options)

@@ -55,8 +55,13 @@ def index() -> Response:
 
 @pages.post("/")
 def submit() -> Response:
-    """The form's images become jobs; what is refused is told beside what was accepted."""
+    """The form's images become jobs; what is refused is told beside what was accepted.
+
+    Many of them, a folder, an archive or a list become an ingestion.
+    """
     submitted = submit_form(services().settings)
+    if submitted.ingestion is not None:
+        return redirect(url_for("pages.ingestions.show", ingestion_id=submitted.ingestion), 303)
     if not submitted.accepted:
         return _form_page(submitted)
     page = _jobs_url(submitted.accepted)
@@ -162,8 +167,11 @@ def _form_page(submitted: Submitted | None = None, *, chosen: str | None = None)
         selected=selected,
         samples=_SAMPLES_MODEL in ready,
         refused=submitted.refused if submitted else [],
-        limits=f"{NAMES}, up to {megabytes(settings.max_image_bytes)} each, "
-        f"{counted(settings.max_images_per_form, 'image', 'images')} at once.",
+        limits=f"{NAMES}, up to {megabytes(settings.max_image_bytes)} each. More than "
+        f"{counted(settings.max_images_per_form, 'image', 'images')} become one ingestion.",
+        most=settings.max_images_per_form,
+        most_many=settings.max_images_per_upload,
+        most_bytes=settings.max_source_bytes,
         refresh=url_for("pages.index", model=chosen),
     )
     response = make_response(page, submitted.status if submitted else 200)

@@ -1,5 +1,5 @@
-// What a script adds to pages that work without one: parts that refresh themselves, and a form
-// that takes dropped and pasted images and shows what was chosen. The server makes all the HTML.
+// What a script adds to pages that work without one: parts that refresh themselves, and little
+// helps. The server makes all the HTML.
 (() => {
   "use strict";
   const byId = (id) => document.getElementById(id);
@@ -78,6 +78,8 @@
     schedule();
   };
   document.addEventListener("visibilitychange", start);
+  // Back from another page, it may come as it was left.
+  window.addEventListener("pageshow", start);
   // An answer to a form gets the address under which it can be reloaded without sending it again.
   if (address) history.replaceState(history.state, "", address);
   start();
@@ -127,74 +129,5 @@
     event.preventDefault();
     list.value = link.dataset.choose;
     list.focus();
-  });
-
-  // ---- The form --------------------------------------------------------------------------------
-  const form = byId("form");
-  if (!form) return;
-  const input = byId("image");
-  const zone = byId("zone");
-  const chosen = byId("chosen");
-  const predict = byId("predict");
-
-  const size = (bytes) =>
-    bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-
-  const show = () => {
-    for (const picture of chosen.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
-    chosen.replaceChildren(
-      ...Array.from(input.files, (file, index) => {
-        const item = element("li", "chosen-item");
-        const picture = element("img", "chosen-picture");
-        picture.alt = "";
-        picture.addEventListener("error", () => {
-          URL.revokeObjectURL(picture.src);
-          picture.replaceWith(element("span", "chosen-picture unseen"));
-        });
-        picture.src = URL.createObjectURL(file);
-        const remove = element("button", "btn-close btn-sm");
-        remove.type = "button";
-        remove.setAttribute("aria-label", `Remove ${file.name}`);
-        remove.addEventListener("click", () => {
-          put(Array.from(input.files).filter((_, other) => other !== index));
-          input.focus();
-        });
-        const name = element("span", "chosen-name", file.name);
-        item.append(picture, name, element("span", "chosen-size", size(file.size)), remove);
-        return item;
-      }),
-    );
-    predict.textContent = input.files.length > 1 ? `Predict ${input.files.length} images` : "Predict";
-  };
-
-  const put = (files) => {
-    const transfer = new DataTransfer();
-    for (const file of files) transfer.items.add(file);
-    input.files = transfer.files;
-    show();
-  };
-
-  // Dropped anywhere: beside the zone the browser would leave the page to show the file.
-  const drag = (event) => {
-    if (!event.dataTransfer || !event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    zone.classList.toggle("over", event.type === "dragover");
-    if (event.type === "drop") put([...input.files, ...event.dataTransfer.files]);
-  };
-  for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, drag);
-
-  document.addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) put([...input.files, ...event.clipboardData.files]);
-  });
-  input.addEventListener("change", show);
-  form.addEventListener("submit", () => {
-    predict.disabled = true;
-    predict.textContent = "Uploading…";
-  });
-  // Back from a result, the page may come as it was left; and browsers restore what was chosen.
-  window.addEventListener("pageshow", () => {
-    predict.disabled = false;
-    show();
-    start();
   });
 })();
