@@ -1,6 +1,5 @@
 """Rows as clients see them: the one place that knows the fields of what the API answers."""
 
-import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -10,18 +9,16 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
-from shared.errors import CODES
 from shared.ingestions.queries import Seen
 from shared.jobs import queries
+from shared.jobs.answers import embedding_of, error_of, predictions_of
 from shared.models import ModelSpec, mend, reason
 from web.schemas import (
     Ingestion,
     Job,
-    JobError,
     Label,
     Model,
     ModelVersion,
-    Prediction,
     Queue,
     Timings,
 )
@@ -59,10 +56,10 @@ def job_json(row: Row[Any], *, queue: Queue | None = None) -> Job:
         "deadline_at": _time_or_none(row.deadline_at),
         "delete_at": _time_or_none(row.delete_at),
         "queue": queue,
-        "predictions": _predictions(row),
-        "embedding": _embedding(row),
+        "predictions": predictions_of(row),
+        "embedding": embedding_of(row),
         "reused": row.reused,
-        "error": _error(row),
+        "error": error_of(row.error_code, row.error_detail),
         "timings": _timings(row),
         "metadata": row.metadata,
         "links": {
@@ -140,7 +137,7 @@ def ingestion_json(seen: Seen) -> Ingestion:
         },
         "images_per_second": None if speed is None else round(speed, 2),
         "eta_seconds": round(seen.pending / speed, 1) if speed and knows_all else None,
-        "error": _error(row),
+        "error": error_of(row.error_code, row.error_detail),
         "links": {
             "self": f"/v1/ingestions/{row.id}",
             "html": f"/ingestions/{row.id}",
@@ -208,32 +205,6 @@ def version_json(row: Row[Any], *, is_current: bool, workers: Sequence[Row[Any]]
             "self": f"/v1/models/{row.model}/versions/{row.version}",
             "model": f"/v1/models/{row.model}",
         },
-    }
-
-
-def _predictions(row: Row[Any]) -> list[Prediction] | None:
-    if row.predictions is None or row.embedding is not None:
-        return None
-    return [
-        {"rank": rank, "class_id": class_id, "label": label, "score": score}
-        for rank, (class_id, label, score) in enumerate(row.predictions[: row.top_k], start=1)
-        if row.min_score is None or score >= row.min_score
-    ]
-
-
-def _embedding(row: Row[Any]) -> list[float] | None:
-    if row.embedding is None:
-        return None
-    return list(struct.unpack(f"<{len(row.embedding) // 4}f", row.embedding))
-
-
-def _error(row: Row[Any]) -> JobError | None:
-    if row.error_code is None:
-        return None
-    return {
-        "code": row.error_code,
-        "detail": row.error_detail,
-        "retryable": CODES[row.error_code].retryable,
     }
 
 

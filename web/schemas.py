@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from shared.jobs.answers import JobError, Prediction
 from shared.jobs.caller_data import MAX_REFERENCE, clean_text, small_json
 from shared.jobs.intake import JobOptions
 
@@ -65,23 +66,6 @@ class Queue(TypedDict):
     position: Annotated[int | None, Field(description="Jobs ahead; null beyond 1,000.")]
     eta_seconds: float | None
     workers: Annotated[int, Field(description="Live workers that serve the job's model version.")]
-
-
-class Prediction(TypedDict):
-    """One label and its score."""
-
-    rank: int
-    class_id: str
-    label: str
-    score: float
-
-
-class JobError(TypedDict):
-    """Why a job did not succeed."""
-
-    code: str
-    detail: str | None
-    retryable: bool
 
 
 class Timings(TypedDict):
@@ -174,6 +158,20 @@ class IngestionCounts(TypedDict):
     canceled: int
     expired: int
     not_images: Annotated[int, Field(description="Those among the failed that had no image.")]
+
+
+class ResultLine(TypedDict):
+    """One item of an ingestion, as its results have it."""
+
+    position: Annotated[int, Field(description="In the source, from 0.")]
+    name: str
+    reference: str | None
+    status: Status
+    predictions: list[Prediction] | None
+    error: JobError | None
+    metadata: dict[str, Any]
+    job: Annotated[str | None, Field(description="Null of what was no image, or not to be had.")]
+    embedding: NotRequired[list[float] | None]
 
 
 class IngestionOutput(TypedDict):

@@ -8,10 +8,11 @@ from sqlalchemy import Row
 
 from shared.database import utc_now
 from shared.errors import CODES
+from shared.jobs.answers import Prediction
 from web.pages.model_views import ModelView, absence
 from web.pages.words import counted, duration, percent, time_of
 from web.representation import job_json, serving_version
-from web.schemas import Job, Prediction, Queue
+from web.schemas import Job, Queue
 
 _ADVICE = {
     "image_unreadable": "The file is damaged, or not what its name says. Open it in an image "

@@ -1,0 +1,279 @@
+"""The results of an ingestion, a page at a time: a million rows, never in memory at once.
+
+Each page is a read of its own, by key: none holds a snapshot while a client is slow.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Select, func, literal, literal_column, select, text, tuple_
+
+from shared.database import Database, at_most
+from shared.errors import ProblemError
+from shared.jobs.answers import embedding_of, error_of, predictions_of
+from shared.tables import TERMINAL, UTCDateTime, items, jobs, model_versions, results
+
+PAGE_ROWS = 500
+Order = Literal["source", "finished"]
+Line = dict[str, Any]
+
+_REFUSED = text("items.job IS NULL AND items.error_code IS NOT NULL")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page begins: behind this position, or behind what ended then."""
+
+    position: int = -1
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Lines, and the place behind them; None: there are no more as yet."""
+
+    lines: list[Line]
+    after: Place | None
+
+
+def pages(
+    database: Database, ingestion: UUID, *, order: Order = "source", after: Place | None = None
+) -> Iterator[list[Line]]:
+    """The lines of what has ended, in the source's order or as they ended.
+
+    In the source's order up to the first item that has not ended. In the other, an item that was
+    tried again comes again when its new job ends.
+
+    Raises:
+        Unavailable: The database is away; what came before is right.
+    """
+    read = _source_page if order == "source" else _finished_page
+    place: Place | None = after or Place()
+    while place is not None:
+        with database.read() as connection:
+            page = read(connection, ingestion, place)
+        if page.lines:
+            yield page.lines
+        place = page.after
+
+
+def part(connection: Connection, ingestion: UUID, first: int, number: int) -> list[Line] | None:
+    """The lines of `number` positions from `first` on; None while one of them has not ended."""
+    lines: list[Line] = []
+    while len(lines) < number:
+        begin = first + len(lines)
+        rows = _rows(connection, ingestion, begin, min(PAGE_ROWS, number - len(lines)))
+        if not rows or not all(map(_has_ended, rows)):
+            return None
+        lines += [_line(row) for row in rows]
+    return lines
+
+
+def place_of(connection: Connection, ingestion: UUID, order: Order, after: str) -> Place:
+    """The place behind a line that a client has: its position, or (as they ended) its job.
+
+    Raises:
+        ProblemError: `invalid_value`: there is no such line.
+    """
+    if order == "source":
+        if not after.isdecimal():
+            raise _no_line(after)
+        return Place(min(int(after), 2**31 - 1))
+    job = jobs.c.ingestion == ingestion, text("jobs.finished_at IS NOT NULL")
+    if after.isdecimal():
+        item = items.c.ingestion == ingestion, items.c.position == min(int(after), 2**31 - 1)
+        row = connection.execute(
+            select(
+                items.c.position,
+                func.coalesce(items.c.finished_at, jobs.c.finished_at).label("finished_at"),
+            )
+            .join_from(items, jobs, jobs.c.id == items.c.job, isouter=True)
+            .where(*item)
+        ).first()
+    else:
+        try:
+            found = jobs.c.id == UUID(after)
+        except ValueError as error:
+            raise _no_line(after) from error
+        row = connection.execute(
+            select(jobs.c.position, jobs.c.finished_at).where(found, *job)
+        ).first()
+    if row is None or row.finished_at is None:
+        raise _no_line(after)
+    return Place(row.position, row.finished_at)
+
+
+def gives_embeddings(connection: Connection, version_id: int) -> bool:
+    """Whether the version's results are embeddings."""
+    spec = connection.scalar(select(model_versions.c.spec).where(model_versions.c.id == version_id))
+    return spec is not None and spec.get("output") == "embedding"
+
+
+def _no_line(after: str) -> ProblemError:
+    detail = "after: there is no line with this position (or, as they ended, with this job)"
+    return ProblemError(
+        "invalid_value", detail, errors=[{"field": "after", "detail": f"no line {after[:50]!r}"}]
+    )
+
+
+def _source_page(connection: Connection, ingestion: UUID, place: Place) -> Page:
+    rows = _rows(connection, ingestion, place.position + 1, PAGE_ROWS)
+    lines: list[Line] = []
+    for row in rows:
+        if not _has_ended(row):
+            return Page(lines, None)
+        lines.append(_line(row))
+    return Page(lines, Place(rows[-1].position) if len(rows) == PAGE_ROWS else None)
+
+
+def _finished_page(connection: Connection, ingestion: UUID, place: Place) -> Page:
+    horizon = _horizon(connection)
+    ended = sorted(
+        [
+            *_ended(connection, _jobs_ended(ingestion), jobs.c, place, horizon),
+            *_ended(connection, _refused(ingestion), items.c, place, horizon),
+        ],
+        key=lambda row: (row.finished_at, row.position),
+    )[:PAGE_ROWS]
+    # A job that a retry has left behind is no item's any more.
+    rows = {
+        (row.position, row.id): row
+        for row in connection.execute(
+            _items().where(
+                items.c.ingestion == ingestion,
+                items.c.position.in_(sorted({row.position for row in ended})),
+            )
+        )
+    }
+    lines = [_line(rows[key]) for row in ended if (key := (row.position, row.id)) in rows]
+    full = len(ended) == PAGE_ROWS
+    return Page(lines, Place(ended[-1].position, ended[-1].finished_at) if full else None)
+
+
+def _horizon(connection: Connection) -> datetime | None:
+    """Before it nothing will end any more: what is read up to it is all there is.
+
+    A transaction stamps its rows before it commits, and another one that began later may commit
+    first. Whoever has written has a transaction id, and stamps nothing that is earlier than its
+    own begin; who has none as yet will stamp later than now. SQLite has one writer at a time.
+    """
+    if connection.dialect.name != "postgresql":
+        return None
+    return connection.scalar(
+        select(
+            literal_column(
+                "least(statement_timestamp(), (SELECT min(xact_start) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND backend_xid IS NOT NULL))",
+                UTCDateTime(),
+            )
+        )
+    )
+
+
+def _jobs_ended(ingestion: UUID) -> Select[Any]:
+    return select(jobs.c.id, jobs.c.position, jobs.c.finished_at).where(
+        jobs.c.ingestion == ingestion, text("jobs.finished_at IS NOT NULL")
+    )
+
+
+def _refused(ingestion: UUID) -> Select[Any]:
+    return select(items.c.job.label("id"), items.c.position, items.c.finished_at).where(
+        items.c.ingestion == ingestion, _REFUSED
+    )
+
+
+def _ended(
+    connection: Connection,
+    chosen: Select[Any],
+    columns: Any,
+    place: Place,
+    horizon: datetime | None,
+) -> Sequence[Row[Any]]:
+    """The first that ended behind the place, in the order of an index."""
+    key = columns.finished_at, columns.position
+    if place.finished_at is not None:
+        begin = literal(place.finished_at, UTCDateTime()), literal(place.position)
+        chosen = chosen.where(tuple_(*key) > tuple_(*begin))
+    if horizon is not None:
+        chosen = chosen.where(columns.finished_at < horizon)
+    return connection.execute(chosen.order_by(*key).limit(at_most(PAGE_ROWS))).all()
+
+
+def _rows(connection: Connection, ingestion: UUID, first: int, number: int) -> Sequence[Row[Any]]:
+    """Positions have no gaps: a range of them is so many rows."""
+    return connection.execute(
+        _items()
+        .where(
+            items.c.ingestion == ingestion,
+            items.c.position >= first,
+            items.c.position < first + number,
+        )
+        .order_by(items.c.position)
+    ).all()
+
+
+def _items() -> Select[Any]:
+    """Items with their jobs, where they have one, and those with their results."""
+    return (
+        select(
+            items.c.position,
+            items.c.name,
+            items.c.reference.label("own_reference"),
+            items.c.metadata.label("own_metadata"),
+            items.c.error_code.label("own_code"),
+            items.c.error_detail.label("own_detail"),
+            jobs.c.id,
+            jobs.c.status,
+            jobs.c.reference,
+            jobs.c.metadata,
+            jobs.c.error_code,
+            jobs.c.error_detail,
+            jobs.c.top_k,
+            jobs.c.min_score,
+            results.c.predictions,
+            results.c.embedding,
+        )
+        .join_from(items, jobs, jobs.c.id == items.c.job, isouter=True)
+        .join(
+            results,
+            (results.c.image == jobs.c.image)
+            & (results.c.model_version == jobs.c.model_version)
+            & text("jobs.status = 'succeeded'"),
+            isouter=True,
+        )
+    )
+
+
+def _has_ended(row: Row[Any]) -> bool:
+    return row.own_code is not None if row.id is None else row.status in TERMINAL
+
+
+def _line(row: Row[Any]) -> Line:
+    """One item as its results have it."""
+    if row.id is None:
+        return {
+            "position": row.position,
+            "name": row.name,
+            "reference": row.own_reference,
+            "status": "failed",
+            "predictions": None,
+            "error": error_of(row.own_code, row.own_detail),
+            "metadata": row.own_metadata or {},
+            "job": None,
+        }
+    line: Line = {
+        "position": row.position,
+        "name": row.name,
+        "reference": row.reference,
+        "status": row.status,
+        "predictions": predictions_of(row),
+        "error": error_of(row.error_code, row.error_detail),
+        "metadata": row.metadata,
+        "job": str(row.id),
+    }
+    if row.embedding is not None:
+        line["embedding"] = embedding_of(row)
+    return line
