@@ -13,13 +13,16 @@ from web.openapi_parts import (
     body,
     call,
     filter_parameters,
+    lines,
     option_parameters,
     parameters,
+    query_parameters,
     ref,
     schemas,
     some_object,
     submissions,
 )
+from web.results import ResultOptions
 
 _ANYWHERE = ("bad_request", "internal_error")
 _CHANGING = (*_ANYWHERE, "cross_site", "service_unavailable")
@@ -120,6 +123,16 @@ def _paths() -> dict[str, Any]:
                 | unchanged,
                 (*gone, "image_missing"),
                 parameters=[ref("if_none_match")],
+            ),
+        },
+        "/v1/ingestions/{ingestion_id}/results": {
+            "parameters": [ref("ingestion_id")],
+            "get": call(
+                "listResults",
+                "What became of an ingestion's items, one a line, while it runs and afterwards",
+                {"200": lines("ResultLine", "The items that have ended.")},
+                (*_ASKING, "not_found", "invalid_value"),
+                parameters=query_parameters(ResultOptions),
             ),
         },
         "/v1/models": {

@@ -3,7 +3,7 @@
 from itertools import groupby
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from shared.errors import CODES
 from web.filters import Filters
@@ -16,6 +16,7 @@ from web.schemas import (
     ModelVersion,
     Options,
     Problem,
+    ResultLine,
 )
 
 _JSON = "application/json"
@@ -26,7 +27,7 @@ _DATA_URL = {
     "description": "A data: URL with base64.",
     "examples": ["data:image/png;base64,iVBORw0KGgo…"],
 }
-_SHAPES = (Job, Jobs, Model, Models, ModelVersion, FieldError, Problem)
+_SHAPES = (Job, Jobs, ResultLine, Model, Models, ModelVersion, FieldError, Problem)
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
@@ -53,6 +54,7 @@ def parameters() -> dict[str, Any]:
 
     return {
         "job_id": in_path("job_id", {"type": "string", "format": "uuid"}),
+        "ingestion_id": in_path("ingestion_id", {"type": "string", "format": "uuid"}),
         "name": in_path("name", _TEXT),
         "version": in_path("version", _TEXT),
         "code": in_path("code", {"enum": sorted(CODES)}),
@@ -93,14 +95,32 @@ def filter_parameters() -> list[dict[str, Any]]:
         "there, or is another owner's, is left out.",
         "schema": {"type": "array", "items": {"type": "string", "format": "uuid"}, "maxItems": 100},
     }
-    found: dict[str, Any] = Filters.model_json_schema()["properties"]
-    described = {
-        name: {"description": schema.pop("description"), "schema": schema}
-        for name, schema in found.items()
-    }
+    return [*query_parameters(Filters), {"name": "id", "in": "query", **ids}]
+
+
+def query_parameters(shape: type[BaseModel]) -> list[dict[str, Any]]:
+    """The fields of a shape, as an address has them."""
+    found: dict[str, Any] = shape.model_json_schema()["properties"]
     return [
-        {"name": name, "in": "query", **rest} for name, rest in (described | {"id": ids}).items()
+        {
+            "name": name,
+            "in": "query",
+            "description": schema["description"],
+            "schema": {key: value for key, value in schema.items() if key != "description"},
+        }
+        for name, schema in found.items()
     ]
+
+
+def lines(schema: str, description: str) -> dict[str, Any]:
+    """A stream of JSON lines of one of the schemas, or CSV."""
+    return {
+        "description": description,
+        "content": {
+            "application/jsonl": {"schema": {"$ref": _SCHEMA_REF.format(model=schema)}},
+            "text/csv": {"schema": _TEXT},
+        },
+    }
 
 
 def submissions() -> dict[str, Any]:

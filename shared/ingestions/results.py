@@ -17,6 +17,7 @@ from shared.jobs.answers import embedding_of, error_of, predictions_of
 from shared.tables import TERMINAL, UTCDateTime, items, jobs, model_versions, results
 
 PAGE_ROWS = 500
+_LAST = 2_000_000_000  # no position is larger, and databases compare it as 32 bits
 Order = Literal["source", "finished"]
 Line = dict[str, Any]
 
@@ -81,10 +82,10 @@ def place_of(connection: Connection, ingestion: UUID, order: Order, after: str) 
     if order == "source":
         if not after.isdecimal():
             raise _no_line(after)
-        return Place(min(int(after), 2**31 - 1))
+        return Place(min(int(after), _LAST))
     job = jobs.c.ingestion == ingestion, text("jobs.finished_at IS NOT NULL")
     if after.isdecimal():
-        item = items.c.ingestion == ingestion, items.c.position == min(int(after), 2**31 - 1)
+        item = items.c.ingestion == ingestion, items.c.position == min(int(after), _LAST)
         row = connection.execute(
             select(
                 items.c.position,
