@@ -1,4 +1,4 @@
-"""What an archive may hold."""
+"""What an archive may hold, and an image."""
 
 from dataclasses import dataclass
 
@@ -19,3 +19,8 @@ class Limits:
         return cls(
             settings.max_image_bytes, settings.max_expanded_bytes, settings.max_expansion_ratio
         )
+
+
+def too_large(most: int) -> tuple[str, str]:
+    """The refusal of an entry with too many bytes."""
+    return "image_too_large", f"An image may have at most {most:,} bytes."

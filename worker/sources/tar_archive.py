@@ -10,7 +10,7 @@ from typing import Any
 
 from backports.zstd import ZstdError
 
-from worker.sources.limits import Limits
+from worker.sources.limits import Limits, too_large
 from worker.sources.names import is_junk
 from worker.sources.protocol import Entry, SourceEnded
 
@@ -113,11 +113,6 @@ class TarArchive:
             f"The archive is damaged or cut off behind its entry {number}; what came before was"
             " taken.",
         )
-
-
-def too_large(most: int) -> tuple[str, str]:
-    """The refusal of an entry with too many bytes."""
-    return "image_too_large", f"An image may have at most {most:,} bytes."
 
 
 class _Damaged(Exception):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from worker.sources.limits import Limits
+from worker.sources.limits import Limits, too_large
 from worker.sources.names import is_junk
 from worker.sources.protocol import Entry, SourceEnded
-from worker.sources.tar_archive import too_large
 
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16
 _LOCAL = struct.Struct("<4s5H3I2H")
