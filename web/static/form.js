@@ -52,10 +52,14 @@
   const total = (files) => files.reduce((sum, { file }) => sum + file.size, 0);
   const counted = (count) => `${count.toLocaleString("en")} ${count === 1 ? "file" : "files"}`;
 
+  // A browser gives the files of a folder in any order.
+  const sorted = (files) =>
+    files.sort((one, other) => one.path.localeCompare(other.path, "en", { numeric: true }));
+
   // What is chosen, wherever: one archive, or the images of the input and of a folder.
   const selected = () => [
     ...Array.from(input.files, (file) => ({ file, path: file.name })),
-    ...Array.from(folder.files, (file) => ({ file, path: file.webkitRelativePath || file.name })),
+    ...sorted(Array.from(folder.files, (file) => ({ file, path: file.webkitRelativePath || file.name }))),
     ...many,
   ];
   const isIngestion = (files) => archive.files.length > 0 || many.length + folder.files.length > 0 || files.length > most;
@@ -133,7 +137,7 @@
     if (!entries.some((entry) => entry && entry.isDirectory)) return add(plain);
     const found = [];
     for (const entry of entries) if (entry) found.push(...(await walk(entry)));
-    add(found);
+    add(sorted(found));
   };
 
   // Dropped anywhere: beside the zone the browser would leave the page to show the file.
