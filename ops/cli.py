@@ -136,10 +136,14 @@ def upgrade(settings: "Settings", as_json: bool) -> int:
 def main() -> None:
     """Run the command line; our own errors are one line, and the exit code tells the kind."""
     from ops.cli_import import import_model
+    from ops.cli_ingest import ingest
+    from ops.cli_ingestions import ingestions_group
     from ops.cli_models import models_group
+    from ops.cli_watch import watch
 
     models_group.add_command(import_model)
-    cli.add_command(models_group)
+    for command in (models_group, ingest, ingestions_group, watch):
+        cli.add_command(command)
     try:
         code = cli.main(prog_name="classify", standalone_mode=False)
     except click.Abort:
