@@ -120,6 +120,9 @@ def test_what_failed_and_what_was_done_last_are_shown(site: Site, client: FlaskC
     history = client.get(f"/history?ingestion={ingestion}").text
     assert re.findall(r'id="link-([0-9a-f-]{36})"', history) == [ids[1], ids[0]]
     assert "shot-delete" not in history
+    assert (
+        f'images of <a id="ingestion" href="/ingestions/{ingestion}">one ingestion</a>' in history
+    )
     for refused in (client.post(f"/jobs/{ids[0]}/delete"), client.delete(f"/v1/jobs/{ids[0]}")):
         assert refused.status_code == 409
         assert refused.json is not None

@@ -66,9 +66,9 @@ def _announce(jobs: list[JobView]) -> str:
 
 
 def _tell(filters: Filters) -> list[str]:
-    """The filters in words, one by one."""
+    """The filters in words, one by one; but the ingestion, which the page leads to."""
     states = [BADGES[status].lower() for status in dict.fromkeys(filters.status)]
-    named = ("model", "label", "reference", "ingestion")
+    named = ("model", "label", "reference")
     given = ((name, getattr(filters, name)) for name in named)
     return [
         *([" or ".join(states)] if states else []),
