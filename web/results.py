@@ -58,7 +58,7 @@ def stream(ingestion_id: UUID) -> Response:
         if options.after is not None:
             place = results.place_of(connection, ingestion_id, options.order, options.after)
         embeds = results.gives_embeddings(connection, row.model_version)
-    pages = results.pages(database, ingestion_id, order=options.order, after=place)
+    pages = results.pages(database, ingestion_id, embeds=embeds, order=options.order, after=place)
     # The first page before the headers: what is away by then is told with a status.
     first = next(pages, [])
     lines = islice(chain(first, chain.from_iterable(pages)), options.limit)
@@ -106,7 +106,7 @@ def _csv(lines: Iterable[Line], top_k: int, *, embeds: bool) -> Iterator[str]:
         error = line["error"] or {}
         cells: list[Any] = []
         if embeds:
-            cells = [json.dumps(line["embedding"]) if "embedding" in line else None]
+            cells = [None if line["embedding"] is None else json.dumps(line["embedding"])]
         else:
             for found in line["predictions"] or ():
                 cells += [found["label"], found["class_id"], found["score"]]

@@ -6,18 +6,33 @@ Each page is a read of its own, by key: none holds a snapshot while a client is 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, func, literal, literal_column, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    case,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+)
 
-from shared.database import Database, at_most
+from shared.database import Database, at_most, moment
 from shared.errors import ProblemError
 from shared.jobs.answers import embedding_of, error_of, predictions_of
-from shared.tables import TERMINAL, UTCDateTime, items, jobs, model_versions, results
+from shared.tables import TERMINAL, UTCDateTime, ingestions, items, jobs, model_versions, results
 
 PAGE_ROWS = 500
 _LAST = 2_000_000_000  # no position is larger, and databases compare it as 32 bits
+# A transaction stamps its first row an instant before the database knows that it writes.
+_STAMP_SECONDS = 1.0
 Order = Literal["source", "finished"]
 Line = dict[str, Any]
 
@@ -40,37 +55,72 @@ class Page:
     after: Place | None
 
 
+class NotEndedError(Exception):
+    """An item of those that were asked for has not ended, or is gone; its position."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
+
+
 def pages(
-    database: Database, ingestion: UUID, *, order: Order = "source", after: Place | None = None
+    database: Database,
+    ingestion: UUID,
+    *,
+    embeds: bool,
+    order: Order = "source",
+    after: Place | None = None,
 ) -> Iterator[list[Line]]:
     """The lines of what has ended, in the source's order or as they ended.
 
     In the source's order up to the first item that has not ended. In the other, an item that was
-    tried again comes again when its new job ends.
+    tried again comes again when its new job ends; what ended in the last second may come with the
+    next call, until all of it has ended.
+
+    Args:
+        database: Asked once a page.
+        ingestion: Which.
+        embeds: See `gives_embeddings`.
+        order: Of the two.
+        after: Behind this place only.
 
     Raises:
         Unavailable: The database is away; what came before is right.
+        ProblemError: `not_found`: it was deleted meanwhile, and rows may be missing.
     """
     read = _source_page if order == "source" else _finished_page
     place: Place | None = after or Place()
     while place is not None:
         with database.read() as connection:
-            page = read(connection, ingestion, place)
+            page = read(connection, ingestion, place, embeds)
+            _check_there(connection, ingestion)
         if page.lines:
             yield page.lines
         place = page.after
 
 
-def part(connection: Connection, ingestion: UUID, first: int, number: int) -> list[Line] | None:
-    """The lines of `number` positions from `first` on; None while one of them has not ended."""
-    lines: list[Line] = []
-    while len(lines) < number:
-        begin = first + len(lines)
-        rows = _rows(connection, ingestion, begin, min(PAGE_ROWS, number - len(lines)))
-        if not rows or not all(map(_has_ended, rows)):
-            return None
-        lines += [_line(row) for row in rows]
-    return lines
+def part(
+    database: Database, ingestion: UUID, first: int, number: int, *, embeds: bool
+) -> Iterator[Line]:
+    """The lines of `number` positions from `first` on.
+
+    Raises:
+        NotEndedError: One of them has not ended.
+        Unavailable: The database is away.
+    """
+    for begin in range(first, first + number, PAGE_ROWS):
+        wanted = min(PAGE_ROWS, first + number - begin)
+        with database.read() as connection:
+            rows = _rows(connection, ingestion, begin, wanted)
+        for position, row in zip_longest(range(begin, begin + wanted), rows):
+            if row is None or not _has_ended(row):
+                raise NotEndedError(position)
+            yield _line(row, embeds)
+
+
+def has_ended(connection: Connection, ingestion: UUID, position: int) -> bool:
+    """Whether there is such an item, and it has ended."""
+    return any(map(_has_ended, _rows(connection, ingestion, position, 1)))
 
 
 def place_of(connection: Connection, ingestion: UUID, order: Order, after: str) -> Place:
@@ -108,7 +158,7 @@ def place_of(connection: Connection, ingestion: UUID, order: Order, after: str) 
 
 
 def gives_embeddings(connection: Connection, version_id: int) -> bool:
-    """Whether the version's results are embeddings."""
+    """Whether the version's results are embeddings: then each line has one, or null."""
     spec = connection.scalar(select(model_versions.c.spec).where(model_versions.c.id == version_id))
     return spec is not None and spec.get("output") == "embedding"
 
@@ -120,18 +170,26 @@ def _no_line(after: str) -> ProblemError:
     )
 
 
-def _source_page(connection: Connection, ingestion: UUID, place: Place) -> Page:
+def _check_there(connection: Connection, ingestion: UUID) -> None:
+    """Rows of what was deleted vanish: what lacks them must not look complete."""
+    deleted_at = select(ingestions.c.deleted_at).where(ingestions.c.id == ingestion)
+    row = connection.execute(deleted_at).first()
+    if row is None or row.deleted_at is not None:
+        raise ProblemError("not_found", "The ingestion was deleted meanwhile.")
+
+
+def _source_page(connection: Connection, ingestion: UUID, place: Place, embeds: bool) -> Page:
     rows = _rows(connection, ingestion, place.position + 1, PAGE_ROWS)
     lines: list[Line] = []
     for row in rows:
         if not _has_ended(row):
             return Page(lines, None)
-        lines.append(_line(row))
+        lines.append(_line(row, embeds))
     return Page(lines, Place(rows[-1].position) if len(rows) == PAGE_ROWS else None)
 
 
-def _finished_page(connection: Connection, ingestion: UUID, place: Place) -> Page:
-    horizon = _horizon(connection)
+def _finished_page(connection: Connection, ingestion: UUID, place: Place, embeds: bool) -> Page:
+    horizon = _horizon(connection, ingestion)
     ended = sorted(
         [
             *_ended(connection, _jobs_ended(ingestion), jobs.c, place, horizon),
@@ -149,28 +207,31 @@ def _finished_page(connection: Connection, ingestion: UUID, place: Place) -> Pag
             )
         )
     }
-    lines = [_line(rows[key]) for row in ended if (key := (row.position, row.id)) in rows]
+    lines = [_line(rows[key], embeds) for row in ended if (key := (row.position, row.id)) in rows]
     full = len(ended) == PAGE_ROWS
     return Page(lines, Place(ended[-1].position, ended[-1].finished_at) if full else None)
 
 
-def _horizon(connection: Connection) -> datetime | None:
+def _horizon(connection: Connection, ingestion: UUID) -> datetime | None:
     """Before it nothing will end any more: what is read up to it is all there is.
 
     A transaction stamps its rows before it commits, and another one that began later may commit
     first. Whoever has written has a transaction id, and stamps nothing that is earlier than its
-    own begin; who has none as yet will stamp later than now. SQLite has one writer at a time.
+    own begin; who has none as yet will stamp later than now, or did so in this very instant. (Of
+    other roles' transactions their begin is not shown; this service has one role.) Once all of
+    the ingestion has ended, nobody stamps anything but after a retry, which is later than now.
+    SQLite has one writer at a time.
     """
     if connection.dialect.name != "postgresql":
         return None
+    writing: ColumnElement[datetime] = literal_column(
+        "(SELECT min(xact_start) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND backend_xid IS NOT NULL)"
+    )
+    running = func.least(moment(-_STAMP_SECONDS), writing, type_=UTCDateTime())
+    settled = ingestions.c.settled_at.is_not(None)
     return connection.scalar(
-        select(
-            literal_column(
-                "least(statement_timestamp(), (SELECT min(xact_start) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND backend_xid IS NOT NULL))",
-                UTCDateTime(),
-            )
-        )
+        select(case((settled, moment()), else_=running)).where(ingestions.c.id == ingestion)
     )
 
 
@@ -252,8 +313,9 @@ def _has_ended(row: Row[Any]) -> bool:
     return row.own_code is not None if row.id is None else row.status in TERMINAL
 
 
-def _line(row: Row[Any]) -> Line:
+def _line(row: Row[Any], embeds: bool) -> Line:
     """One item as its results have it."""
+    none = {"embedding": None} if embeds else {}
     if row.id is None:
         return {
             "position": row.position,
@@ -264,6 +326,7 @@ def _line(row: Row[Any]) -> Line:
             "error": error_of(row.own_code, row.own_detail),
             "metadata": row.own_metadata or {},
             "job": None,
+            **none,
         }
     line: Line = {
         "position": row.position,
@@ -274,6 +337,7 @@ def _line(row: Row[Any]) -> Line:
         "error": error_of(row.error_code, row.error_detail),
         "metadata": row.metadata,
         "job": str(row.id),
+        **none,
     }
     if row.embedding is not None:
         line["embedding"] = embedding_of(row)

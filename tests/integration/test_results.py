@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import event, text, update
 
 from shared.errors import ProblemError
-from shared.ingestions import results, retrying
+from shared.ingestions import results, retrying, transitions
 from shared.ingestions.results import Line, Order
 from shared.jobs.recording import Embedding, Failure
 from shared.tables import jobs
@@ -17,16 +17,24 @@ UNREADABLE = Failure("image_unreadable", "It is cut off.")
 
 
 @pytest.fixture
-def bulk(stage: Stage) -> Bulk:
+def bulk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Bulk:
+    monkeypatch.setattr("shared.ingestions.results._STAMP_SECONDS", 0)
     return Bulk(stage)
 
 
-def read(bulk: Bulk, ingestion: Any, order: Order = "source", after: Any = None) -> list[Line]:
+def read(
+    bulk: Bulk,
+    ingestion: Any,
+    order: Order = "source",
+    after: Any = None,
+    *,
+    embeds: bool = False,
+) -> list[Line]:
     place = None
     if after is not None:
         with bulk.database.read() as connection:
             place = results.place_of(connection, ingestion, order, str(after))
-    pages = results.pages(bulk.database, ingestion, order=order, after=place)
+    pages = results.pages(bulk.database, ingestion, embeds=embeds, order=order, after=place)
     return [line for page in pages for line in page]
 
 
@@ -59,10 +67,12 @@ def test_a_line_says_what_became_of_an_item(bulk: Bulk) -> None:
 
 
 def test_an_embedding_is_part_of_its_line(bulk: Bulk) -> None:
-    ingestion = bulk.expand("a")
-    bulk.work(Embedding(b"\x00\x00\x80\x3f\x00\x00\x00\x40"))
-    (line,) = read(bulk, ingestion)
-    assert (line["predictions"], line["embedding"]) == (None, [1.0, 2.0])
+    ingestion = bulk.expand("a", None, "b")
+    bulk.work(Embedding(b"\x00\x00\x80\x3f\x00\x00\x00\x40"), UNREADABLE)
+    lines = read(bulk, ingestion, embeds=True)
+    assert [list(line)[-1] for line in lines] == ["embedding"] * 3
+    assert [line["embedding"] for line in lines] == [[1.0, 2.0], None, None]
+    assert [line["predictions"] for line in lines] == [None] * 3
 
 
 def test_in_source_order_it_stops_at_what_has_not_ended(bulk: Bulk) -> None:
@@ -136,6 +146,32 @@ def test_what_commits_late_is_not_skipped(migrated_url: str, bulk: Bulk) -> None
         assert read(bulk, ingestion, "finished") == []
         transaction.commit()
     assert positions(read(bulk, ingestion, "finished")) == [0, 1]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_what_was_stamped_just_now_waits_until_all_has_ended(
+    migrated_url: str, bulk: Bulk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction may have stamped a row, and not yet be known to write."""
+    monkeypatch.setattr("shared.ingestions.results._STAMP_SECONDS", 3600)
+    ingestion = bulk.expand("a", "b")
+    bulk.work(SEVEN, SEVEN)
+    assert read(bulk, ingestion, "finished") == []
+    assert bulk.close(ingestion) == "succeeded"
+    assert positions(read(bulk, ingestion, "finished")) == [0, 1]
+
+
+def test_what_is_deleted_meanwhile_does_not_look_complete(
+    bulk: Bulk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.ingestions.results.PAGE_ROWS", 2)
+    ingestion = bulk.expand("a", "b", "c")
+    bulk.work(SEVEN, SEVEN, SEVEN)
+    pages = results.pages(bulk.database, ingestion, embeds=False)
+    assert positions(next(pages)) == [0, 1]
+    bulk.database.transact(lambda c: transitions.delete(c, "local", ingestion))
+    with pytest.raises(ProblemError, match="deleted meanwhile"):
+        next(pages)
 
 
 def test_no_page_scans_a_table(bulk: Bulk, monkeypatch: pytest.MonkeyPatch) -> None:
