@@ -129,9 +129,9 @@ def _read_cursor() -> UUID | None:
 
 def _view_failure(item: FailedItem) -> FailureView:
     known = CODES.get(item.error_code or "")
-    title = "" if known is None else f"{known.title}. "
+    title = "It failed." if known is None else f"{known.title}."
     return FailureView(
         item.name,
-        f"{title}{item.error_detail or ''}".strip(),
+        item.error_detail or title,
         None if item.job is None else url_for("pages.job", job_id=item.job),
     )
