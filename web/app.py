@@ -8,7 +8,18 @@ from shared.logging import configure_logging
 from shared.queue import make_celery
 from shared.settings import Settings, load_settings
 from shared.storage.opening import open_storage
-from web import headers, health, jobs, listing, models, openapi, pages, problems, results
+from web import (
+    headers,
+    health,
+    ingestions,
+    jobs,
+    listing,
+    models,
+    openapi,
+    pages,
+    problems,
+    results,
+)
 from web.renderer import Renderer
 from web.services import EXTENSION, ON_STOP, Services
 from web.waiting import Waiting
@@ -43,6 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     for blueprint in (
         jobs.blueprint,
         listing.blueprint,
+        ingestions.blueprint,
         results.blueprint,
         models.blueprint,
         health.blueprint,

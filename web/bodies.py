@@ -1,21 +1,19 @@
 """The three forms in which an image arrives: multipart, raw, or JSON with a data: URL."""
 
 import binascii
-import json
 import re
 from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
 
 from flask import request
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from shared.errors import ProblemError
 from shared.settings import Settings
 from shared.uploads import too_many_bytes
 from web.schemas import Options
-from web.values import invalid, parse
+from web.values import invalid, parse, parse_texts
 
 _IMAGE = "image"
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
@@ -41,7 +39,7 @@ def read_body(settings: Settings) -> Body:
         if request.mimetype == "multipart/form-data":
             return _read_multipart()
         if request.mimetype.startswith("image/"):
-            return Body(request.get_data(cache=False), None, _options_of_texts(request.args))
+            return Body(request.get_data(cache=False), None, parse_texts(Options, request.args))
         if request.mimetype == "application/json":
             return _read_json()
     except RequestEntityTooLarge as error:
@@ -60,32 +58,22 @@ def read_body(settings: Settings) -> Body:
 
 
 def _read_multipart() -> Body:
-    _refuse_query()
+    refuse_query()
     files, extra = request.files.getlist(_IMAGE), sorted(set(request.files) - {_IMAGE})
     if extra:
         raise invalid(extra[0], "there is no such file field; the image is in 'image'")
     if len(files) != 1:
         raise invalid(_IMAGE, f"exactly one file is taken, not {len(files)}")
     [file] = files
-    return Body(file.read(), file.filename, _options_of_texts(request.form))
+    return Body(file.read(), file.filename, parse_texts(Options, request.form))
 
 
 def _read_json() -> Body:
-    _refuse_query()
-    try:
-        values = request.get_json()
-    except BadRequest as error:
-        raise ProblemError("bad_request", "The body is not JSON.") from error
-    except RecursionError as error:
-        raise ProblemError("bad_request", "The JSON nests too deep.") from error
-    if not isinstance(values, dict):
-        raise ProblemError("invalid_value", "The body has to be a JSON object.")
+    values = read_object()
     image = values.pop(_IMAGE, None)
     if not isinstance(image, str):
         raise invalid(_IMAGE, "an image is needed, as a data: URL")
-    # What a client leaves open may also be said: null is the same as absent.
-    given = {name: value for name, value in values.items() if value is not None}
-    return Body(_decode(image), None, parse(Options, given, strict=True))
+    return Body(_decode(image), None, parse(Options, values, strict=True))
 
 
 def _decode(url: str) -> bytes:
@@ -101,23 +89,27 @@ def _decode(url: str) -> bytes:
         raise invalid(_IMAGE, "the base64 of the data: URL is malformed") from error
 
 
-def _options_of_texts(given: MultiDict[str, str]) -> Options:
-    """Options of a form or an address; an empty field, as forms send it, is one left out."""
-    values: dict[str, Any] = {}
-    for name, texts in given.lists():
-        if len(texts) > 1:
-            raise invalid(name, "given more than once")
-        if texts[0] != "":
-            values[name] = texts[0]
-    if "metadata" in values:
-        try:
-            values["metadata"] = json.loads(values["metadata"])
-        except (ValueError, RecursionError) as error:
-            raise invalid("metadata", "this is not JSON") from error
-    return parse(Options, values, strict=False)
+def read_object() -> dict[str, Any]:
+    """The JSON object that is the body of the current request.
+
+    What a client leaves open may also be said: null is the same as absent.
+
+    Raises:
+        ProblemError: `bad_request` or `invalid_value`.
+    """
+    refuse_query()
+    try:
+        values = request.get_json()
+    except BadRequest as error:
+        raise ProblemError("bad_request", "The body is not JSON.") from error
+    except RecursionError as error:
+        raise ProblemError("bad_request", "The JSON nests too deep.") from error
+    if not isinstance(values, dict):
+        raise ProblemError("invalid_value", "The body has to be a JSON object.")
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _refuse_query() -> None:
+def refuse_query() -> None:
     """An option in the wrong place would otherwise be ignored, and another model answer."""
     if request.args:
         raise invalid(next(iter(request.args)), "with this content type, options are in the body")

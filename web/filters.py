@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from werkzeug.datastructures import MultiDict
 
-from web.schemas import Status, Text
-from web.values import invalid, parse
+from web.schemas import IngestionStatus, Status, Text
+from web.values import Shape, invalid, parse
 
 _NONE = "this is not a cursor that was handed out"
 _CURSOR_SCHEMA = {"type": "string"}
@@ -34,10 +34,25 @@ def read_cursor(cursor: str) -> UUID:
     return place
 
 
-class Filters(BaseModel):
-    """Which of one's jobs are listed, and where in the list a page begins."""
+class Pages(BaseModel):
+    """Where in a list a page begins, and how long it is."""
 
     model_config = ConfigDict(extra="forbid")
+
+    cursor: Annotated[UUID, BeforeValidator(read_cursor), WithJsonSchema(_CURSOR_SCHEMA)] | None = (
+        Field(None, description="The `next_cursor` of the page before; the filters may be changed.")
+    )
+    limit: int = Field(50, ge=1, le=100, description="How many to list at most.")
+
+
+class IngestionFilters(Pages):
+    """Which of one's ingestions are listed."""
+
+    status: list[IngestionStatus] = Field([], description="One or more. Without it, every state.")
+
+
+class Filters(Pages):
+    """Which of one's jobs are listed."""
 
     status: list[Status] = Field([], description="One or more. Without it, every state.")
     model: Text | None = Field(
@@ -46,13 +61,9 @@ class Filters(BaseModel):
     label: Text | None = Field(None, description="The best label that was answered, exactly.")
     reference: Text | None = Field(None, description="The caller's own id, exactly.")
     ingestion: UUID | None = Field(None, description="The ingestion that the jobs belong to.")
-    cursor: Annotated[UUID, BeforeValidator(read_cursor), WithJsonSchema(_CURSOR_SCHEMA)] | None = (
-        Field(None, description="The `next_cursor` of the page before; the filters may be changed.")
-    )
-    limit: int = Field(50, ge=1, le=100, description="How many jobs to list at most.")
 
 
-def read_filters(given: MultiDict[str, str]) -> Filters:
+def read_filters(shape: type[Shape], given: MultiDict[str, str]) -> Shape:
     """The filters in an address; an empty one, as forms send it, is one left out.
 
     Raises:
@@ -67,6 +78,6 @@ def read_filters(given: MultiDict[str, str]) -> Filters:
             raise invalid(name, "given more than once")
         elif texts:
             values[name] = texts[0]
-        elif name not in Filters.model_fields:
+        elif name not in shape.model_fields:
             values[name] = ""
-    return parse(Filters, values, strict=False)
+    return parse(shape, values, strict=False)

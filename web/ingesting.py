@@ -1,15 +1,21 @@
 """From a source and its options to a committed ingestion, for the API and the pages alike."""
 
 import hashlib
+from codecs import getincrementaldecoder
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
+
+from flask import Response, after_this_request
 
 from shared.database import new_id
 from shared.errors import ProblemError
 from shared.ingestions import intake
+from shared.ingestions.addresses import classify_source
 from shared.ingestions.intake import IngestionOptions, NewSource
 from shared.models import resolve
+from shared.settings import Settings
 from web.services import services
 from web.spooling import SpooledForm
 from web.submission import current_caller
@@ -19,6 +25,7 @@ from web.values import invalid
 # a tar says what it is after the name of its first entry.
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _TAR, _TAR_AT = b"ustar", 257
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".tzst")
 _HEAD_BYTES = 4096
 _NAME_CHARACTERS = 255
 
@@ -29,17 +36,17 @@ class Given:
 
     Attributes:
         kind: Of `shared.tables.SOURCE_KINDS`.
-        name: Its address, or the name of the uploaded file.
+        name: Its address, or the name of the uploaded file, if it has one.
         path: Where that file lies, if one was uploaded.
     """
 
     kind: str
-    name: str
+    name: str | None
     path: Path | None = None
 
 
 def accept(given: Given, options: IngestionOptions, *, idempotency_key: str | None = None) -> UUID:
-    """Accept an ingestion and ring for it; when this returns, it is committed.
+    """Accept an ingestion, to ring for it afterwards; when this returns, it is committed.
 
     Raises:
         ProblemError: The model is unknown or not installed, or the Idempotency-Key stands for
@@ -71,14 +78,20 @@ def accept(given: Given, options: IngestionOptions, *, idempotency_key: str | No
         content=content,
         part_rows=own.settings.output_part_rows,
     )
-    own.bell.ring_expander()
+
+    @after_this_request
+    def ring(response: Response) -> Response:
+        # Once the answer is made: it shows the ingestion as it was accepted.
+        own.bell.ring_expander()
+        return response
+
     return accepted
 
 
 def _content(given: Given) -> str:
     """What an Idempotency-Key stands for: the SHA-256 of what was uploaded, or the address."""
     if given.path is None:
-        return given.name
+        return given.name or ""
     with given.path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -93,25 +106,52 @@ def source_of(form: SpooledForm) -> Given:
         if form.images:
             raise invalid("archive", "either an archive or list is taken, or images")
         name, path = form.archive
-        return Given(_kind(path), _clean(name) or "archive", path)
+        return Given(kind_of(path), _clean(name) or "archive", path)
     if not form.images:
         raise invalid("archive", "an archive, a list or images are needed")
     return Given("archive", _folder(form.images), form.pack.path)
 
 
-def _kind(path: Path) -> str:
-    """By its content, whatever its name is."""
+def source_at(settings: Settings, url: str) -> Given:
+    """What an address names. A file is looked at when it is fetched: here its kind is a guess.
+
+    Raises:
+        ProblemError: `invalid_value`, `unsupported_source`, or `source_refused`.
+    """
+    found = classify_source(settings, url)
+    kind: str = found.kind
+    if kind == "file":
+        path = urlsplit(found.url).path
+        kind = "archive" if path.lower().endswith(_ARCHIVE_SUFFIXES) else "list"
+    return Given(kind, found.url)
+
+
+def kind_of(path: Path) -> str:
+    """What an uploaded file is, by its content, whatever its name is.
+
+    Raises:
+        ProblemError: `unsupported_source`.
+    """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_ARCHIVES) or head[_TAR_AT:].startswith(_TAR):
         return "archive"
-    if not head or b"\0" in head:
+    if not _is_text(head):
         raise ProblemError(
             "unsupported_source",
             "This is neither an archive (zip, tar, tar.gz, tar.zst) nor a list as text, CSV or "
             "JSONL.",
         )
     return "list"
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a list could begin so: not with a piece of HTML, and not with nothing."""
+    try:
+        text = getincrementaldecoder("utf-8-sig")().decode(head)  # its last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return bool(text.strip()) and "\0" not in text and not text.lstrip().startswith("<")
 
 
 def _folder(names: list[str]) -> str:

@@ -29,7 +29,7 @@ def list_jobs() -> Response:
     """One's own jobs, newest first; with `?id=…&id=…` those jobs, in the order of their ids."""
     if "id" in request.args:
         return _several()
-    filters = read_filters(request.args)
+    filters = read_filters(Filters, request.args)
     with services().database.read() as connection:
         page = find_page(connection, filters, limit=filters.limit)
         rows = queries.find_many(connection, current_owner(), page.ids)

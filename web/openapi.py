@@ -1,7 +1,8 @@
 """`/openapi.json`: the interface, call by call.
 
 Written by hand from the schemas and the registry of codes, since one call takes an image in three
-forms, which generators do not know. Tests hold it to the routes and to real answers.
+forms, and another a source in as many, which generators do not know. Tests hold it to the routes
+and to real answers.
 """
 
 from functools import cache
@@ -9,10 +10,12 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
+from web.filters import IngestionFilters
 from web.openapi_parts import (
     body,
     call,
     filter_parameters,
+    ingestion_submissions,
     lines,
     option_parameters,
     parameters,
@@ -23,20 +26,19 @@ from web.openapi_parts import (
     submissions,
 )
 from web.results import ResultOptions
+from web.schemas import BulkOptions, Options
 
 _ANYWHERE = ("bad_request", "internal_error")
 _CHANGING = (*_ANYWHERE, "cross_site", "service_unavailable")
 _ASKING = (*_ANYWHERE, "service_unavailable")
-_SUBMITTING = (
+_HANDING_IN = (
     *_CHANGING,
     "idempotency_gone",
     "idempotency_mismatch",
-    "image_too_large",
     "invalid_value",
     "model_unavailable",
     "model_unknown",
     "request_too_large",
-    "unsupported_image",
     "unsupported_media_type",
 )
 
@@ -67,6 +69,7 @@ def document() -> dict[str, Any]:
 
 def _paths() -> dict[str, Any]:
     job_id, wait, wait_all = ref("job_id"), ref("wait"), ref("wait_all")
+    ingestion_id = ref("ingestion_id")
     model, model_version = ref("name"), ref("version")
     unchanged = {"304": {"description": "Unchanged since that ETag."}}
     gone = (*_ASKING, "not_found")
@@ -84,8 +87,8 @@ def _paths() -> dict[str, Any]:
                 "Classify one image",
                 {"202": body("Job", "Accepted.", "Location", "Retry-After")}
                 | {"200": body("Job", "Accepted, and finished already.", "Location")},
-                _SUBMITTING,
-                parameters=[wait, ref("idempotency_key"), *option_parameters()],
+                (*_HANDING_IN, "image_too_large", "unsupported_image"),
+                parameters=[wait, ref("idempotency_key"), *option_parameters(Options, "image/*")],
                 requestBody={"required": True, "content": submissions()},
             ),
         },
@@ -102,7 +105,7 @@ def _paths() -> dict[str, Any]:
                 "deleteJob",
                 "Delete a job, with its image and result unless something else uses them",
                 {"204": {"description": "Deleted."}},
-                (*_CHANGING, "not_found"),
+                (*_CHANGING, "not_found", "part_of_ingestion"),
             ),
         },
         "/v1/jobs/{job_id}/cancel": {
@@ -125,8 +128,67 @@ def _paths() -> dict[str, Any]:
                 parameters=[ref("if_none_match")],
             ),
         },
+        "/v1/ingestions": {
+            "get": call(
+                "listIngestions",
+                "One's own ingestions, newest first",
+                {"200": body("Ingestions", "A page of ingestions.")},
+                (*_ASKING, "invalid_value"),
+                parameters=query_parameters(IngestionFilters),
+            ),
+            "post": call(
+                "submitIngestion",
+                "Classify all images of an archive, a folder, a bucket or a list",
+                {"202": body("Ingestion", "Accepted.", "Location", "Retry-After")}
+                | {"200": body("Ingestion", "Accepted before, and finished.", "Location")},
+                (*_HANDING_IN, "source_refused", "unsupported_source"),
+                parameters=[
+                    ref("idempotency_key"),
+                    *option_parameters(BulkOptions, "archive or list as the"),
+                ],
+                requestBody={"required": True, "content": ingestion_submissions()},
+            ),
+        },
+        "/v1/ingestions/{ingestion_id}": {
+            "parameters": [ingestion_id],
+            "get": call(
+                "getIngestion",
+                "Poll an ingestion",
+                {"200": body("Ingestion", "The ingestion.", "ETag", "Retry-After")} | unchanged,
+                gone,
+                parameters=[ref("wait_ingestion"), ref("if_none_match")],
+            ),
+            "delete": call(
+                "deleteIngestion",
+                "Delete an ingestion, with its jobs and results",
+                {"202": {"description": "Hidden; it is removed in the background."}},
+                (*_CHANGING, "not_found"),
+            ),
+        },
+        "/v1/ingestions/{ingestion_id}/cancel": {
+            "parameters": [ingestion_id],
+            "post": call(
+                "cancelIngestion",
+                "Cancel an ingestion",
+                {"200": body("Ingestion", "Cancelled, now or before.")},
+                (*_CHANGING, "not_found", "already_finished"),
+            ),
+        },
+        "/v1/ingestions/{ingestion_id}/retry": {
+            "parameters": [ingestion_id],
+            "post": call(
+                "retryIngestion",
+                "Classify what failed or expired again",
+                {"202": body("Ingestion", "It runs again.", "Retry-After")}
+                | {"200": body("Ingestion", "There was nothing to retry.")},
+                (
+                    *(*_CHANGING, "not_found", "not_finished"),
+                    *("already_finished", "model_unavailable"),
+                ),
+            ),
+        },
         "/v1/ingestions/{ingestion_id}/results": {
-            "parameters": [ref("ingestion_id")],
+            "parameters": [ingestion_id],
             "get": call(
                 "listResults",
                 "What became of an ingestion's items, one a line, while it runs and afterwards",

@@ -8,7 +8,10 @@ from pydantic import BaseModel, TypeAdapter
 from shared.errors import CODES
 from web.filters import Filters
 from web.schemas import (
+    BulkOptions,
     FieldError,
+    Ingestion,
+    Ingestions,
     Job,
     Jobs,
     Model,
@@ -18,8 +21,10 @@ from web.schemas import (
     Problem,
     ResultLine,
 )
+from web.sources import FILE_TYPES
 
 _JSON = "application/json"
+_FORM = "multipart/form-data"
 _TEXT = {"type": "string"}
 _BYTES = {"type": "string", "contentMediaType": "application/octet-stream"}
 _DATA_URL = {
@@ -27,7 +32,23 @@ _DATA_URL = {
     "description": "A data: URL with base64.",
     "examples": ["data:image/png;base64,iVBORw0KGgo…"],
 }
-_SHAPES = (Job, Jobs, ResultLine, Model, Models, ModelVersion, FieldError, Problem)
+_ADDRESS = {
+    "type": "string",
+    "description": "Of a directory of the server, a bucket's prefix, an archive or a list.",
+    "examples": ["s3://bucket/prefix", "file:///srv/pictures", "https://example.org/list.txt"],
+}
+_SHAPES = (
+    Job,
+    Jobs,
+    Ingestion,
+    Ingestions,
+    ResultLine,
+    Model,
+    Models,
+    ModelVersion,
+    FieldError,
+    Problem,
+)
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
@@ -69,10 +90,16 @@ def parameters() -> dict[str, Any]:
             "latest.",
             _TEXT,
         ),
+        "wait_ingestion": in_header(
+            "Prefer",
+            "`wait=n`: answer when the ingestion has ended, after n ≤ 60 s at the latest.",
+            _TEXT,
+        ),
         "if_none_match": in_header("If-None-Match", "The ETag of what the client has.", _TEXT),
         "idempotency_key": in_header(
             "Idempotency-Key",
-            "The same image and options with the same key, within 24 h, are the same job.",
+            "The same image and options with the same key, within 24 h, are the same job; the same "
+            "source and options the same ingestion.",
             {"type": "string", "minLength": 1, "maxLength": 200},
         ),
     }
@@ -83,9 +110,16 @@ def ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/parameters/{name}"}
 
 
-def option_parameters() -> list[dict[str, Any]]:
-    """The options of a job as they go with a raw image: in the address."""
-    return [_option_parameter(name, schema) for name, schema in _option_schemas().items()]
+def option_parameters(shape: type[BaseModel], bare: str) -> list[dict[str, Any]]:
+    """Options as they go with a body that is the image or the file itself: in the address.
+
+    Args:
+        shape: The options.
+        bare: What the body is.
+    """
+    return [
+        _option_parameter(name, schema, bare) for name, schema in _option_schemas(shape).items()
+    ]
 
 
 def filter_parameters() -> list[dict[str, Any]]:
@@ -125,21 +159,33 @@ def lines(schema: str, description: str) -> dict[str, Any]:
 
 def submissions() -> dict[str, Any]:
     """The three forms in which an image is taken."""
-
-    def with_options(image: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": image, **_option_schemas()},
-                "additionalProperties": False,
-            }
-        }
-
     return {
-        "multipart/form-data": with_options(_BYTES),
+        _FORM: {"schema": _with_options(Options, image=_BYTES)},
         "image/*": {"schema": _BYTES},
-        _JSON: with_options(_DATA_URL),
+        _JSON: {"schema": _with_options(Options, image=_DATA_URL)},
+    }
+
+
+def ingestion_submissions() -> dict[str, Any]:
+    """The forms in which a source is taken."""
+    images = {"type": "array", "items": _BYTES}
+    uploads = [
+        _with_options(BulkOptions, archive=_BYTES),
+        _with_options(BulkOptions, image=images),
+    ]
+    return {
+        _FORM: {"schema": {"oneOf": uploads}},
+        **{type_: {"schema": _BYTES} for type_ in FILE_TYPES},
+        _JSON: {"schema": _with_options(BulkOptions, source=_ADDRESS)},
+    }
+
+
+def _with_options(shape: type[BaseModel], **content: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(content),
+        "properties": content | _option_schemas(shape),
+        "additionalProperties": False,
     }
 
 
@@ -175,15 +221,15 @@ def some_object(description: str) -> dict[str, Any]:
     return {"description": description, "content": {_JSON: {"schema": {"type": "object"}}}}
 
 
-def _option_schemas() -> dict[str, Any]:
-    found: dict[str, Any] = Options.model_json_schema()["properties"]
+def _option_schemas(shape: type[BaseModel]) -> dict[str, Any]:
+    found: dict[str, Any] = shape.model_json_schema()["properties"]
     return found
 
 
-def _option_parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _option_parameter(name: str, schema: dict[str, Any], bare: str) -> dict[str, Any]:
     # An object goes into an address as the text of its JSON.
     value = {"content": {_JSON: {"schema": schema}}} if name == "metadata" else {"schema": schema}
-    description = f"With an image/* body only. {schema.get('description', '')}".strip()
+    description = f"With an {bare} body only. {schema.get('description', '')}".strip()
     return {"name": name, "in": "query", "description": description, **value}
 
 

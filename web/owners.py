@@ -43,5 +43,10 @@ def own_ingestion(connection: Connection, ingestion_id: UUID) -> Seen:
     """
     seen = ingestion_queries.find(connection, current_owner(), ingestion_id)
     if seen is None:
-        raise ProblemError("not_found", f"There is no ingestion {ingestion_id}.")
+        raise no_ingestion(ingestion_id)
     return seen
+
+
+def no_ingestion(ingestion_id: UUID) -> ProblemError:
+    """The refusal of an ingestion that is not there, or not theirs."""
+    return ProblemError("not_found", f"There is no ingestion {ingestion_id}.")

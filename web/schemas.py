@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from shared.ingestions.addresses import check_output
+from shared.ingestions.intake import IngestionOptions
 from shared.jobs.answers import JobError, Prediction
 from shared.jobs.caller_data import MAX_REFERENCE, clean_text, small_json
 from shared.jobs.intake import JobOptions
+from shared.settings import Settings
 
 Lane = Literal["interactive", "bulk"]
 Output = Literal["scores", "embedding"]
@@ -22,8 +25,13 @@ _YEAR_SECONDS = 366 * 86400
 Text = Annotated[str, Field(max_length=MAX_REFERENCE), AfterValidator(clean_text)]
 
 
-class Options(BaseModel):
-    """What may be asked of a job."""
+IngestionStatus = Literal[
+    "queued", "running", "succeeded", "partially_succeeded", "failed", "canceled"
+]
+
+
+class CommonOptions(BaseModel):
+    """What may be asked of a job, and of an ingestion for all of its jobs."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,18 +47,44 @@ class Options(BaseModel):
         gt=0,
         le=_YEAR_SECONDS,
         allow_inf_nan=False,
-        description="Expire the job unless its turn comes within this time.",
+        description="Expire what was not begun within this time.",
     )
     reference: Text | None = Field(None, description="An id of your own.")
     metadata: Annotated[dict[str, Any], AfterValidator(small_json)] = Field(
         default_factory=dict, description="JSON of your own, at most 2 kB. In a form: as text."
     )
+
+
+class Options(CommonOptions):
+    """What may be asked of a job."""
+
     lane: Lane = Field("interactive", description="`bulk`: after everything interactive.")
 
     def for_job(self, default_model: str) -> JobOptions:
         """The options as the rest of the service takes them."""
         values = self.model_dump()
         return JobOptions(**values | {"model": self.model or default_model})
+
+
+class BulkOptions(CommonOptions):
+    """What may be asked of an ingestion."""
+
+    max_failures: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="End it as failed as soon as more images failed."
+    )
+    output: Annotated[str, AfterValidator(clean_text)] | None = Field(
+        None, description="The address below which result files are written."
+    )
+
+    def for_ingestion(self, settings: Settings) -> IngestionOptions:
+        """The options as the rest of the service takes them.
+
+        Raises:
+            ProblemError: Results may not be written to `output`.
+        """
+        output = None if self.output is None else check_output(settings, self.output).url
+        model = self.model or settings.default_model
+        return IngestionOptions(**self.model_dump() | {"model": model, "output": output})
 
 
 class ModelRef(TypedDict):
@@ -195,7 +229,7 @@ class Ingestion(TypedDict):
     """Many jobs that come from one source."""
 
     id: str
-    status: Literal["queued", "running", "succeeded", "partially_succeeded", "failed", "canceled"]
+    status: IngestionStatus
     source: IngestionSource
     model: ModelRef
     top_k: int

@@ -59,6 +59,38 @@ def spooled_form(settings: Settings) -> Iterator[SpooledForm]:
         ProblemError: `bad_request`, `request_too_large` or `invalid_value`.
         Unavailable: The disk takes no more.
     """
+    with _room(settings) as directory:
+        with Pack(directory / "images.tar", settings.max_image_bytes) as pack:
+            form = SpooledForm(pack)
+            _read(form, directory, settings)
+        yield form
+
+
+@contextmanager
+def spooled_body(settings: Settings) -> Iterator[Path]:
+    """The body of the current request, on the disk for as long as it is looked at.
+
+    Raises:
+        ProblemError: `request_too_large`.
+        Unavailable: The disk takes no more.
+    """
+    request.max_content_length = settings.max_source_bytes
+    with _room(settings) as directory:
+        path = directory / ARCHIVE
+        try:
+            with path.open("wb") as file:
+                while data := request.stream.read(_CHUNK_BYTES):
+                    file.write(data)
+        except RequestEntityTooLarge as error:
+            raise _too_much(settings) from error
+        except OSError as error:
+            raise Unavailable(f"the upload cannot be kept: {error}") from error
+        yield path
+
+
+@contextmanager
+def _room(settings: Settings) -> Iterator[Path]:
+    """A directory for the files of one request."""
     place = settings.data_dir / "uploads"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -67,10 +99,7 @@ def spooled_form(settings: Settings) -> Iterator[SpooledForm]:
     except OSError as error:
         raise Unavailable(f"uploads cannot be kept: {error}") from error
     try:
-        with Pack(directory / "images.tar", settings.max_image_bytes) as pack:
-            form = SpooledForm(pack)
-            _read(form, directory, settings)
-        yield form
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -87,17 +116,13 @@ def _read(form: SpooledForm, directory: Path, settings: Settings) -> None:
             _decode(decoder, form, archive)
         form.pack.close()
     except RequestEntityTooLarge as error:
-        raise ProblemError(
-            "request_too_large",
-            f"That is too much at once: at most {settings.max_source_bytes:,} bytes are taken, and "
-            f"{most:,} images without an archive.",
-        ) from error
+        raise _too_much(settings) from error
     except ValueError as error:
         raise ProblemError("bad_request", "The form cannot be read.") from error
     except OSError as error:
         raise Unavailable(f"the upload cannot be kept: {error}") from error
     if len(form.images) > most:
-        raise invalid(IMAGES[0], f"at most {most:,} images are taken without an archive")
+        raise _too_much(settings)
 
 
 def _decode(decoder: MultipartDecoder, form: SpooledForm, archive: BinaryIO) -> None:
@@ -134,6 +159,14 @@ def _begin_file(
         raise invalid(ARCHIVE, "exactly one file is taken")
     form.archive = part.filename, Path(archive.name)
     return archive.write, _end
+
+
+def _too_much(settings: Settings) -> ProblemError:
+    return ProblemError(
+        "request_too_large",
+        f"That is too much at once: at most {settings.max_source_bytes:,} bytes are taken, and "
+        f"{settings.max_images_per_upload:,} images without an archive.",
+    )
 
 
 class _Texts:

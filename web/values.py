@@ -1,8 +1,10 @@
 """Values that a client gave, held to their schema: each wrong one is told by its name."""
 
+import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import MultiDict
 
 from shared.errors import ProblemError
 
@@ -41,3 +43,23 @@ def parse(shape: type[Shape], values: dict[str, Any], *, strict: bool) -> Shape:
         ]
         detail = "; ".join(f"{e['field']}: {e['detail']}" for e in errors)
         raise ProblemError("invalid_value", detail, errors=errors) from error
+
+
+def parse_texts(shape: type[Shape], given: MultiDict[str, str]) -> Shape:
+    """Options of a form or an address; an empty field, as forms send it, is one left out.
+
+    Raises:
+        ProblemError: As `parse`.
+    """
+    values: dict[str, Any] = {}
+    for name, texts in given.lists():
+        if len(texts) > 1:
+            raise invalid(name, "given more than once")
+        if texts[0] != "":
+            values[name] = texts[0]
+    if "metadata" in values:
+        try:
+            values["metadata"] = json.loads(values["metadata"])
+        except (ValueError, RecursionError) as error:
+            raise invalid("metadata", "this is not JSON") from error
+    return parse(shape, values, strict=False)

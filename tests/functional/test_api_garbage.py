@@ -74,3 +74,52 @@ def test_any_metadata_is_kept_or_refused(api: API, json: object) -> None:
     if response.status_code != 422:
         assert response.status_code == 202, response.text
         assert response.json["metadata"] == {"x": json}
+
+
+_ARCHIVES = st.sampled_from([b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"a.png\n", b"{}"])
+_SOURCE_TYPES = _CONTENT_TYPES | st.sampled_from(["application/zip", "text/csv"])
+
+
+@garbage_settings
+@given(
+    data=st.binary(max_size=500) | st.builds(bytes.__add__, _ARCHIVES, st.binary(max_size=500)),
+    content_type=_SOURCE_TYPES,
+)
+def test_any_source_is_taken_or_refused(api: API, data: bytes, content_type: str) -> None:
+    response = api.client.post("/v1/ingestions?model=digits", data=data, content_type=content_type)
+    if response.status_code != 202:
+        assert response.status_code in (400, 413, 415, 422), response.text
+        assert response.mimetype == "application/problem+json"
+
+
+_PARTS = st.lists(
+    st.sampled_from(
+        [
+            b"--b\r\n",
+            b"--b--\r\n",
+            b"\r\n--b\r\n",
+            b"\r\n\r\n",
+            b'Content-Disposition: form-data; name="archive"; filename="a.zip"\r\n',
+            b'Content-Disposition: form-data; name="image"; filename="../../a\0.png"\r\n',
+            b'Content-Disposition: form-data; filename="a.png"\r\n',
+            b'Content-Disposition: form-data; name="model"\r\n\r\ndigits',
+            b"Content-Disposition: form-data\r\n",
+            b"PK\x03\x04",
+        ]
+    ),
+    max_size=12,
+)
+
+
+@garbage_settings
+@given(parts=_PARTS)
+def test_any_form_is_taken_or_refused(api: API, parts: list[bytes]) -> None:
+    response = api.client.post(
+        "/v1/ingestions",
+        data=b"".join(parts),
+        content_type="multipart/form-data; boundary=b",
+    )
+    if response.status_code != 202:
+        # The default model is not there.
+        assert response.status_code in (400, 413, 415, 422, 503), response.text
+        assert response.mimetype == "application/problem+json"

@@ -9,15 +9,23 @@ import pytest
 
 from shared.errors import CODES
 from shared.jobs.recording import Failure
-from shared.tables import LANES, STATUSES
+from shared.tables import INGESTION_STATUSES, LANES, STATUSES
 from tests.functional.conftest import API, VERSION, picture
 
-_OF_JOBS_ONLY = {
+_OF_WORK_ONLY = {
     "image_unreadable",
     "image_unreachable",
     "worker_lost",
     "inference_failed",
     "deadline_passed",
+    # Of items, and of ingestions that cannot be read or go on.
+    "entry_refused",
+    "source_damaged",
+    "source_too_large",
+    "source_missing",
+    "source_unreachable",
+    "too_many_failures",
+    "expander_lost",
     # Every call may meet these; each says them where they tell something about it.
     "method_not_allowed",
 }
@@ -64,13 +72,15 @@ def test_every_code_is_listed(document: dict[str, Any]) -> None:
         for part in content["schema"].get("allOf", [])
         for code in part.get("properties", {}).get("code", {}).get("enum", [])
     }
-    assert listed == set(CODES) - _OF_JOBS_ONLY
+    assert listed == set(CODES) - _OF_WORK_ONLY
 
 
 def test_states_and_lanes_are_those_of_the_table(document: dict[str, Any]) -> None:
     properties = document["components"]["schemas"]["Job"]["properties"]
     assert properties["status"]["enum"] == list(STATUSES)
     assert properties["lane"]["enum"] == list(LANES)
+    of_ingestion = document["components"]["schemas"]["Ingestion"]["properties"]
+    assert of_ingestion["status"]["enum"] == list(INGESTION_STATUSES)
 
 
 def _check(document: dict[str, Any], name: str, body: Any) -> None:
@@ -88,6 +98,11 @@ def test_answers_are_as_described(api: API, document: dict[str, Any]) -> None:
     failed = api.job(data=picture(colour=1), metadata='{"a": 1}', deadline_seconds=60)
     api.work(Failure("image_unreadable", "Broken."))
     _check(document, "Job", api.show(failed["id"]))
+    address = api.hand_in().headers["Location"]
+    _check(document, "Ingestion", api.client.get(address).json)
+    handed_in = api.client.get("/v1/ingestions").json
+    assert handed_in["data"]
+    _check(document, "Ingestions", handed_in)
     listed = api.client.get("/v1/jobs?limit=1").json
     assert listed["data"] and listed["next_cursor"]
     _check(document, "Jobs", listed)

@@ -24,7 +24,7 @@ history = Blueprint("history", __name__)
 @history.get("/history")
 def show() -> str:
     """The jobs that the filters let through, a page of them."""
-    own, filters = services(), read_filters(request.args)
+    own, filters = services(), read_filters(Filters, request.args)
     with own.database.read() as connection:
         limit = filters.limit if "limit" in filters.model_fields_set else _PAGE_JOBS
         page = find_page(connection, filters, limit=limit)
@@ -50,7 +50,7 @@ def show() -> str:
 @history.post("/jobs/<uuid:job_id>/delete")
 def delete(job_id: UUID) -> Response:
     """Delete a job, and go back to the page of the history that the address names."""
-    filters, owner = read_filters(request.args), current_owner()
+    filters, owner = read_filters(Filters, request.args), current_owner()
 
     def remove(connection: Connection) -> bool:
         return queries.delete_job(connection, owner, job_id)
