@@ -2,9 +2,9 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 AT_ONCE = 16
 AHEAD_BYTES = 64 * 2**20
@@ -17,7 +17,7 @@ def ahead(
     requests: Iterable[Request],
     start: Callable[[ThreadPoolExecutor, Request], tuple[Future[Answer], int]],
     stop: threading.Event,
-) -> Iterator[tuple[Request, Future[Answer]]]:
+) -> Generator[tuple[Request, Future[Answer]], None, None]:
     """Each request with its answer, which is there, in the requests' order.
 
     Args:
@@ -63,4 +63,11 @@ def at_hand(answer: Answer) -> Future[Answer]:
     """An answer that needs no fetching."""
     future: Future[Answer] = Future()
     future.set_result(answer)
+    return future
+
+
+def failed(error: Exception) -> Future[Any]:
+    """A failure that needs no fetching."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
     return future

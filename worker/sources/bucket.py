@@ -12,11 +12,11 @@ from shared.errors import ProblemError, Unavailable
 from shared.ingestions.addresses import Address, check_address
 from shared.settings import Settings
 from shared.storage.s3 import code_of
-from worker.sources.ahead import ahead
-from worker.sources.limits import too_large
+from worker.sources.ahead import ahead, failed
+from worker.sources.limits import TooLarge
 from worker.sources.names import is_junk, shown_name
-from worker.sources.objects import NO_BUCKET, Bucket, Refused
-from worker.sources.patience import held_back
+from worker.sources.objects import NO_BUCKET, Bucket
+from worker.sources.patience import NotGiven, held_back
 from worker.sources.protocol import Entry, EntryError, SourceEnded
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class BucketSource:
             raise EntryError(error.code, error.detail) from error
         if address.key and name != address.key and not name.startswith(f"{address.key}/"):
             raise EntryError("source_refused", "It is not below the prefix of the source.")
-        return Bucket(self._settings, f"{address.scheme}://{address.bucket}").read(name)
+        return Bucket(self._settings, f"{address.scheme}://{address.bucket}").read(name, self._most)
 
     def _address(self) -> Address:
         try:
@@ -71,10 +71,8 @@ class BucketSource:
         def start(pool: ThreadPoolExecutor, meta: "ObjectMeta") -> tuple[Future[bytes], int]:
             size = meta["size"]
             if size > self._most:
-                large: Future[bytes] = Future()
-                large.set_exception(EntryError(*too_large(self._most)))
-                return large, 0
-            return pool.submit(bucket.read, meta["path"]), size
+                return failed(TooLarge(self._most)), 0
+            return pool.submit(bucket.read, meta["path"], self._most), size
 
         listed = self._listed(bucket, prefix, behind)
         for meta, answer in ahead(listed, start, threading.Event()):
@@ -82,11 +80,10 @@ class BucketSource:
             try:
                 yield Entry(shown_name(key), answer.result(), key), None
             except EntryError as error:
-                refused = isinstance(error, Refused)
-                if error.code == "source_missing" and not refused and _is_marker(bucket, key):
+                place = error.place if isinstance(error, NotGiven) else None
+                if error.code == "source_missing" and place is None and _is_marker(bucket, key):
                     continue
-                entry = Entry(shown_name(key), None, key, error=(error.code, error.detail))
-                yield entry, bucket.url if refused else None
+                yield Entry(shown_name(key), None, key, error=(error.code, error.detail)), place
 
     def _listed(self, bucket: Bucket, prefix: str, behind: str | None) -> "Iterator[ObjectMeta]":
         """What there is behind a key, page by page."""

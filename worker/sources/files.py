@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shared.errors import Unavailable
-from worker.sources.limits import too_large
+from worker.sources.limits import TooLarge
 from worker.sources.protocol import EntryError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -110,12 +110,12 @@ def read_file(name: str, parent: int, most: int) -> bytes:
     try:
         with os.fdopen(descriptor, "rb") as file:
             if os.fstat(descriptor).st_size > most:
-                raise EntryError(*too_large(most))
+                raise TooLarge(most)
             data = file.read(most + 1)
     except OSError as error:
         raise failure(error) from error
     if len(data) > most:
-        raise EntryError(*too_large(most))
+        raise TooLarge(most)
     return data
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shared.settings import Settings
+from worker.sources.protocol import EntryError
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,11 @@ class Limits:
 def too_large(most: int) -> tuple[str, str]:
     """The refusal of an entry with too many bytes."""
     return "image_too_large", f"An image may have at most {most:,} bytes."
+
+
+class TooLarge(EntryError):
+    """An entry has more bytes than it was asked for with."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(*too_large(most))
+        self.most = most

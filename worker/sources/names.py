@@ -11,13 +11,13 @@ _UNSHOWN = {"Cc", "Cs"}
 _MARKS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 
 
-def shown_name(text: str) -> str:
+def shown_name(text: str, most: int = MAX_NAME) -> str:
     """The name as it is kept and shown: what is not printed becomes U+FFFD, one for one.
 
-    Longer than `MAX_NAME` it keeps its end, where file names differ.
+    Longer than `most` it keeps its end, where file names differ.
     """
-    if len(text) > MAX_NAME:
-        text = f"…{text[1 - MAX_NAME :]}"
+    if len(text) > most:
+        text = f"…{text[1 - most :]}"
     if text.isascii() and text.isprintable():
         return text
     return "".join(

@@ -9,7 +9,8 @@ from shared.errors import ConfigurationError, Unavailable
 from shared.settings import Settings
 from shared.storage.opening import open_store
 from shared.storage.s3 import code_of, explain
-from worker.sources.limits import too_large
+from worker.sources.limits import TooLarge
+from worker.sources.patience import NotGiven
 from worker.sources.protocol import EntryError
 
 if TYPE_CHECKING:
@@ -20,20 +21,18 @@ NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _NOT_THIS_ONE = {"AccessDenied", "InvalidObjectState"}  # of one object: its rights, or an archive
 
 
-class Refused(EntryError):
-    """The bucket does not give this one; if it gives none, that is not the entries' fault."""
-
-
 class Bucket:
     """One bucket, opened when it is first wanted; for many threads.
 
     Args:
         settings: for keys, endpoint and limits.
         url: `s3://bucket`, without a key.
+        whole_seconds: longest time of one object; without it, that of an image.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, whole_seconds: float | None = None) -> None:
         self.url = url
+        self._whole_seconds = whole_seconds or PATIENCE * settings.source_timeout_seconds
         self._settings = settings
         self._opened: ObjectStore | None = None
 
@@ -45,30 +44,29 @@ class Bucket:
             Unavailable: The settings do not lead there; the operator may mend them.
         """
         if self._opened is None:
-            silence = self._settings.source_timeout_seconds
             try:
                 self._opened = open_store(
                     self._settings,
                     self.url,
-                    silence_seconds=silence,
-                    whole_seconds=PATIENCE * silence,
+                    silence_seconds=self._settings.source_timeout_seconds,
+                    whole_seconds=self._whole_seconds,
                 )
             except ConfigurationError as error:
                 raise Unavailable(str(error)) from error
         return self._opened
 
-    def read(self, key: str) -> bytes:
-        """The bytes of an object; too large a one is not read.
+    def read(self, key: str, most: int) -> bytes:
+        """The bytes of an object, if it has at most so many; a larger one is not read.
 
         Raises:
-            EntryError: `source_missing`, `image_too_large`; `Refused`.
+            EntryError: `source_missing`, `image_too_large`; `NotGiven`.
             Unavailable: The bucket cannot be asked.
         """
-        store, most = self.store, self._settings.max_image_bytes
+        store = self.store
         try:
             found = obstore.get(store, key)
             if found.meta["size"] > most:
-                raise EntryError(*too_large(most))
+                raise TooLarge(most)
             return bytes(found.bytes())
         except ValueError as error:
             raise EntryError("source_missing", "No object can have this key.") from error
@@ -78,11 +76,13 @@ class Bucket:
     def failure(self, error: Exception) -> EntryError | Unavailable:
         """What it means that a request for an object failed."""
         code = code_of(error)
-        if isinstance(error, FileNotFoundError) and code not in NO_BUCKET:
-            return EntryError("source_missing", "There is no such object.")
+        if isinstance(error, FileNotFoundError):
+            what = f"bucket {self.url}" if code in NO_BUCKET else "object"
+            return EntryError("source_missing", f"There is no such {what}.")
         reason = self.explain(error)
         if code in _NOT_THIS_ONE:
-            return Refused("source_missing", f"The bucket does not give it: {reason}.")
+            detail = f"The bucket does not give it: {reason}."
+            return NotGiven("source_missing", detail, self.url)
         return Unavailable(f"{self.url} cannot be read: {reason}")
 
     def explain(self, error: Exception) -> str:

@@ -3,9 +3,21 @@
 from collections.abc import Iterable, Iterator
 
 from shared.errors import Unavailable
-from worker.sources.protocol import Entry, SourceEnded
+from worker.sources.protocol import Entry, EntryError, SourceEnded
 
 IN_A_ROW = 20
+
+
+class NotGiven(EntryError):
+    """A place did not give an entry; if it gives none, that is not the entries' fault.
+
+    Attributes:
+        place: The host or bucket.
+    """
+
+    def __init__(self, code: str, detail: str, place: str) -> None:
+        super().__init__(code, detail)
+        self.place = place
 
 
 def held_back(outcomes: Iterable[tuple[Entry, str | None]]) -> Iterator[Entry]:
