@@ -27,6 +27,7 @@ from shared.tables import (
     ingestions,
     items,
     jobs,
+    result_files,
     workers,
 )
 
@@ -214,7 +215,8 @@ def _named_by_ingestions(connection: Connection, names: Sequence[str]) -> set[st
 
 
 def _delete_ingestion(connection: Connection, ingestion: UUID) -> None:
-    connection.execute(delete(ingestion_counts).where(ingestion_counts.c.ingestion == ingestion))
+    for table in (ingestion_counts, result_files):
+        connection.execute(delete(table).where(table.c.ingestion == ingestion))
     connection.execute(delete(ingestions).where(ingestions.c.id == ingestion))
 
 

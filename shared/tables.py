@@ -366,6 +366,18 @@ ingestion_counts = Table(
     Column("expired", Integer, nullable=False),
 )
 
+# What was written of an ingestion's result files, for the manifest that is written last.
+result_files = Table(
+    "result_files",
+    metadata,
+    Column("ingestion", Uuid, ForeignKey("ingestions.id"), primary_key=True),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(100), primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+)
+
 claims = Table(
     "claims",
     metadata,

@@ -63,7 +63,9 @@ def stream(ingestion_id: UUID) -> Response:
     first = next(pages, [])
     lines = islice(chain(first, chain.from_iterable(pages)), options.limit)
     form = options.format or ("csv" if _prefers_csv() else "jsonl")
-    texts = _csv(lines, row.top_k, embeds=embeds) if form == "csv" else _jsonl(lines)
+    texts = (
+        _csv(lines, row.top_k, embeds=embeds) if form == "csv" else map(results.json_line, lines)
+    )
     response = Response(_in_blocks(texts), mimetype=CSV if form == "csv" else JSONL)
     response.headers["Cache-Control"] = PRIVATE
     response.vary.add("Accept")
@@ -85,11 +87,6 @@ def _read_options() -> ResultOptions:
 
 def _prefers_csv() -> bool:
     return request.accept_mimetypes.best_match([JSONL, CSV]) == CSV
-
-
-def _jsonl(lines: Iterable[Line]) -> Iterator[str]:
-    for line in lines:
-        yield json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _csv(lines: Iterable[Line], top_k: int, *, embeds: bool) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_GROUP_ROWS = 10_000  # in memory at a time
+_GROUP_ROWS = 10_000
+_ROWS_AT_ONCE = 500  # as Python's objects, which take ten times the memory of Arrow's
 _PREDICTION = pa.struct(
     [
         ("rank", pa.int32()),
@@ -45,10 +46,16 @@ def write_parquet(path: Path, lines: Iterable[dict[str, Any]]) -> int:
     """
     rest, number = iter(lines), 0
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        while group := list(islice(rest, _GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist(list(_rows(group)), schema=SCHEMA))
-            number += len(group)
+        while group := list(_batches(islice(rest, _GROUP_ROWS))):
+            table = pa.Table.from_batches(group)
+            writer.write_table(table)
+            number += table.num_rows
     return number
+
+
+def _batches(lines: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    while some := list(islice(lines, _ROWS_AT_ONCE)):
+        yield pa.RecordBatch.from_pylist(list(_rows(some)), schema=SCHEMA)
 
 
 def _rows(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

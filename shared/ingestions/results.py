@@ -3,6 +3,7 @@
 Each page is a read of its own, by key: none holds a snapshot while a client is slow.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,6 +117,11 @@ def part(
             if row is None or not _has_ended(row):
                 raise NotEndedError(position)
             yield _line(row, embeds)
+
+
+def json_line(line: Line) -> str:
+    """A line of JSON lines, with its end."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def has_ended(connection: Connection, ingestion: UUID, position: int) -> bool:

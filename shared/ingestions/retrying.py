@@ -68,8 +68,7 @@ def _step(connection: Connection, ingestion: UUID, after: int | None) -> tuple[i
     )
     counts.add(connection, [(ingestion, old.status) for old in failed], sign=-1)
     goes_on = {"expanded_at": None, "lapses": 0} if row.error_code in GOES_ON else {}
-    parts = _parts_before(row, failed[0].position)
-    transitions.reopen(connection, row, output_parts=parts, **goes_on)
+    transitions.reopen(connection, row, first=failed[0].position, **goes_on)
     return len(failed), failed[-1].position if len(failed) == STEP_ROWS else None
 
 
@@ -125,11 +124,6 @@ def _new_deadline(connection: Connection, row: Row[Any]) -> Any:
     return connection.scalar(select(stamp(allowed.total_seconds())))
 
 
-def _parts_before(row: Row[Any], position: int) -> int:
-    """How many result files stand before this item: the others are written again."""
-    return int(min(row.output_parts, position // row.output_part_rows))
-
-
 def _refetch(database: Database, ingestion: UUID) -> int:
     """Hand the items that could not be fetched, for reasons that pass, to the expander again."""
 
@@ -156,9 +150,9 @@ def _refetch(database: Database, ingestion: UUID) -> int:
         transitions.reopen(
             connection,
             row,
+            first=chosen[0],
             refused=ingestions.c.refused - len(chosen),
             expanded_at=None,
-            output_parts=_parts_before(row, chosen[0]),
         )
         return len(chosen)
 

@@ -115,8 +115,21 @@ def close(connection: Connection, ingestion: UUID) -> bool:
     return True
 
 
-def reopen(connection: Connection, row: Row[Any], **values: Any) -> None:
-    """Some of its items are tried again."""
+def reopen(
+    connection: Connection, row: Row[Any], *, first: int | None = None, **values: Any
+) -> None:
+    """Some of its items are tried again, or its source is read on.
+
+    Result files are written again from the part with the first of these items on; a last one that
+    is shorter may grow. Whoever writes them now is told by the loss of its token.
+
+    Args:
+        connection: The transaction.
+        row: The ingestion, locked.
+        first: Position of the first of the items.
+        values: Every other column that is to be set.
+    """
+    begin = row.expanded if first is None else first
     cleared = {"error_code": None, "error_detail": None}
     about_it_all = row.error_code in ("too_many_failures", "expander_lost", "source_unreachable")
     change(
@@ -126,6 +139,8 @@ def reopen(connection: Connection, row: Row[Any], **values: Any) -> None:
         finished_at=None,
         settled_at=None,
         written_at=None,
+        output_parts=min(row.output_parts, begin // row.output_part_rows),
+        output_token=None,
         **(cleared if about_it_all else {}),
         **values,
     )
