@@ -1,4 +1,4 @@
-"""The background worker: recovery, the sweep and downloads, each in a thread of its own.
+"""The background worker: recovery, the sweep, result files and downloads, each in a thread.
 
 A plain process: as yet nothing is sent to it by message, so it is no consumer of any queue.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import structlog
 
@@ -21,11 +22,13 @@ from shared import models
 from shared.database import Database
 from shared.errors import ServiceError, Unavailable
 from shared.heartbeat import beat
+from shared.ingestions.output import Output
 from shared.jobs.recovery import Recovery
 from shared.settings import Settings
 from shared.storage.opening import open_storage
 from shared.storage.protocol import Storage
 from shared.sweep import Sweep
+from worker.identity import take_slot
 
 _LOOK_SECONDS = 5.0  # how often it looks whether somebody installed a model meanwhile
 _STOP_SECONDS = 1.5
@@ -43,7 +46,7 @@ def run_background(settings: Settings) -> int:
     # Blocked before any thread is there, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
     stop = threading.Event()
-    database = Database(settings.database, pool_size=4)
+    database = Database(settings.database, pool_size=6)
     storage = open_storage(settings)
     rounds: list[tuple[str, Callable[[], None]]] = [
         (
@@ -58,6 +61,12 @@ def run_background(settings: Settings) -> int:
         (
             "sweep",
             lambda: _repeat(Sweep(database, storage, settings), settings.sweep_seconds, stop),
+        ),
+        (
+            "output",
+            lambda: _repeat(
+                Output(database, settings, _output_token(settings)), settings.recovery_seconds, stop
+            ),
         ),
     ]
     # Each in a thread of its own: where no network answers, each of them says so within seconds.
@@ -90,6 +99,11 @@ def _repeat(
         except Exception:
             log.exception("round_failed", round=name)
         stop.wait(seconds)
+
+
+def _output_token(settings: Settings) -> UUID:
+    """The same for all that were this process before: it goes on at once where they were killed."""
+    return uuid5(NAMESPACE_OID, f"{take_slot(settings.data_dir / 'result-files').slot}/output")
 
 
 def _downloads(settings: Settings) -> list[str]:

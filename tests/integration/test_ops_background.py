@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -25,6 +27,8 @@ from shared.models import resolve
 from shared.settings import Settings, load_settings
 from shared.storage.local import LocalStorage
 from shared.tables import images, jobs, workers
+from tests.integration.bulk import Bulk
+from tests.integration.helpers import Stage
 from tests.services import ROOT, free_port, wait_until
 
 
@@ -80,6 +84,15 @@ class Background:
             Caller("local"),
         )
 
+    def ingest_nothing(self, **values: Any) -> UUID:
+        """An ingestion whose source had nothing."""
+        with self.database.read() as connection:
+            version_id = resolve(connection, "digits").version_id
+        bulk = Bulk(Stage(self.database, version_id))
+        ingestion = bulk.expand(**values)
+        bulk.close(ingestion)
+        return ingestion
+
     def model(self, name: str) -> Row[tuple[object, ...]]:
         with self.database.read() as connection:
             [row] = [row for row in models.states(connection) if row.name == name]
@@ -101,6 +114,8 @@ def background(tmp_path: Path) -> Iterator[Background]:
 
 
 def test_it_recovers_and_sweeps_and_stops_within_two_seconds(background: Background) -> None:
+    files = background.data / "files"
+    ingestion = background.ingest_nothing(output=files.as_uri())
     background.submit(b"overdue", deadline_seconds=0.001)
     background.submit(b"unused")
     then = utc_now() - timedelta(seconds=61)
@@ -111,20 +126,23 @@ def test_it_recovers_and_sweeps_and_stops_within_two_seconds(background: Backgro
         connection.execute(update(images).values(created_at=then))  # type: ignore[attr-defined]
 
     background.database.transact(leave_unused)
-    background.start(heartbeat_dir=str(background.data / "heartbeat"))
+    background.start(
+        heartbeat_dir=str(background.data / "heartbeat"), output_prefixes=files.as_uri()
+    )
 
     def done() -> bool:
         with background.database.read() as connection:
             statuses = connection.scalars(select(jobs.c.status)).all()
             left = connection.scalar(select(func.count()).select_from(images))
-        return statuses == ["expired"] and left == 1
+        written = (files / str(ingestion) / "manifest.json").exists()
+        return statuses == ["expired"] and left == 1 and written
 
-    wait_until(done, seconds=30, what="recovery and sweep")
+    wait_until(done, seconds=30, what="recovery, sweep and result files")
     with background.database.read() as connection:
         assert connection.scalar(select(func.count()).select_from(workers)) == 0
     assert [file.name for file in (background.data / "heartbeat").iterdir()] == ["background"]
     assert background.stop() < 2
-    assert set(background.events()) == {"recovery", "sweep"}
+    assert set(background.events()) == {"recovery", "sweep", "result_files_written"}
 
 
 def test_it_says_why_a_model_is_missing_and_tries_again(background: Background) -> None:
