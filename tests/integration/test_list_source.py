@@ -265,7 +265,21 @@ def test_cookies_passwords_and_codings_of_this_machine_are_not_used(
         assert headers["Accept-Encoding"] == "identity"
 
 
-def test_a_list_that_is_gone_ends_the_source(tmp_path: Path) -> None:
-    asked = ListSource(Settings(_env_file=None), None, None)
+def test_whoever_has_enough_leaves_no_thread_behind(server: Host, tmp_path: Path) -> None:
+    server.pages = {"/1": b"image", "/busy": lambda handler: handler.answer(503, Retry_After="5")}
+    lines = [f"{server.url}/1", *[f"{server.url}/busy"] * 3]
+    entries = source(tmp_path, lines, source_hosts=server.name).entries(None)
+    assert next(entries).data == b"image"
+    fetching_threads = [thread for thread in threading.enumerate() if "fetch" in thread.name]
+    assert fetching_threads
+    entries.close()  # type: ignore[attr-defined]
+    for thread in fetching_threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+def test_a_list_that_is_gone_ends_the_source_or_is_tried_later(tmp_path: Path) -> None:
     with pytest.raises(SourceEnded):
-        next(asked.entries(None))
+        next(ListSource(Settings(_env_file=None), None, None).entries(None))
+    with pytest.raises(Unavailable):
+        next(ListSource(Settings(_env_file=None), tmp_path / "gone", None).entries(None))

@@ -119,10 +119,11 @@ class Web:
     def _follow(self, url: str) -> requests.Response:
         for _ in range(_REDIRECTS + 1):
             response = self._ask(url)
-            if not response.is_redirect:
+            target = self._session.get_redirect_target(response)
+            if target is None:
                 return self._accept(response)
             response.close()
-            url = self._checked(urljoin(url, response.headers["Location"]))
+            url = self._checked(urljoin(url, target))
         raise EntryError("source_missing", f"It is redirected more than {_REDIRECTS} times.")
 
     def _ask(self, url: str) -> requests.Response:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ProblemError
+from shared.errors import ProblemError, Unavailable
 from shared.ingestions.addresses import MAX_ADDRESS
 from shared.settings import Settings
 from worker.sources.ahead import AHEAD_BYTES, AT_ONCE, ahead, at_hand, failed
@@ -51,8 +51,11 @@ class ListSource:
         with Places(self._settings, self._base, stop) as places:
             run = _Run(places, self._settings.max_image_bytes)
             answers = ahead(read_lines(self._path, checkpoint), run.start, stop)
-            with closing(answers):
-                yield from held_back(run.outcome(line, answer) for line, answer in answers)
+            try:
+                with closing(answers):
+                    yield from held_back(run.outcome(line, answer) for line, answer in answers)
+            except OSError as error:
+                raise Unavailable(f"the list cannot be read: {error.strerror}") from error
 
     def fetch(self, name: str) -> bytes:
         """See `Refetching.fetch`."""
