@@ -13,11 +13,12 @@ _SETTLE_SECONDS = 1.0  # a batch is logged after its jobs are recorded
 
 @dataclass(frozen=True)
 class Pass:
-    """One batch, and when its forward pass began."""
+    """One batch, when its forward pass began, and how long it took."""
 
     lane: str
     size: int
     started: datetime
+    seconds: float
 
 
 def passes_since(log: Path, offset: int, model: str, first: datetime, last: datetime) -> list[Pass]:
@@ -52,7 +53,7 @@ def _pass(event: dict[str, Any]) -> Pass:
     """The event is written after the recording, which follows the pass at once."""
     written = datetime.fromisoformat(event["timestamp"])
     since = timedelta(milliseconds=event["inference_ms"] + event["record_ms"])
-    return Pass(event["lane"], event["size"], written - since)
+    return Pass(event["lane"], event["size"], written - since, event["inference_ms"] / 1000)
 
 
 def _is_of(model: str, served: str) -> bool:

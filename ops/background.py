@@ -1,16 +1,15 @@
-"""The background worker: recovery, the sweep, result files and downloads, each in a thread.
+"""The background worker: a Celery worker without TensorFlow.
 
-A plain process: as yet nothing is sent to it by message, so it is no consumer of any queue.
+Recovery, the sweep, result files, downloads and expanders, each in a thread of its own.
 """
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, uuid5
 
 import structlog
 
@@ -19,19 +18,26 @@ from ops.download import pull
 from ops.fetch import Interrupted
 from ops.lease import Busy
 from shared import models
+from shared.bell import Bell
+from shared.consumer import Consumer
 from shared.database import Database
 from shared.errors import ServiceError, Unavailable
 from shared.heartbeat import beat
 from shared.ingestions.output import Output
 from shared.jobs.recovery import Recovery
+from shared.queue import EXPANDER_QUEUE, make_celery
 from shared.settings import Settings
 from shared.storage.opening import open_storage
 from shared.storage.protocol import Storage
 from shared.sweep import Sweep
+from worker.expanders import Expanders
 from worker.identity import take_slot
+from worker.tasks import add_expander_bell
 
 _LOOK_SECONDS = 5.0  # how often it looks whether somebody installed a model meanwhile
-_STOP_SECONDS = 1.5
+_STOP_SECONDS = 5.0
+_SOCKET_TIMEOUT_SECONDS = 5.0
+_OTHER_CONNECTIONS = 8  # of recovery, sweep, result files, downloads, leases
 
 log = structlog.get_logger(__name__)
 
@@ -41,48 +47,71 @@ class _Timed(Protocol):
 
 
 def run_background(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
-    endings = {signal.SIGTERM, signal.SIGINT}
-    # Blocked before any thread is there, so that all of them leave these signals to sigwait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
-    stop = threading.Event()
-    database = Database(settings.database, pool_size=6)
-    storage = open_storage(settings)
-    rounds: list[tuple[str, Callable[[], None]]] = [
-        (
-            "recovery",
-            lambda: _repeat(
-                Recovery(database, settings),
-                settings.recovery_seconds,
-                stop,
-                heartbeat_dir=settings.heartbeat_dir,
-            ),
-        ),
-        (
-            "sweep",
-            lambda: _repeat(Sweep(database, storage, settings), settings.sweep_seconds, stop),
-        ),
-        (
-            "output",
-            lambda: _repeat(
-                Output(database, settings, _output_token(settings)), settings.recovery_seconds, stop
-            ),
-        ),
-    ]
-    # Each in a thread of its own: where no network answers, each of them says so within seconds.
-    for name in _downloads(settings):
-        rounds.append(
-            (f"download-{name}", partial(_download, database, storage, settings, name, stop))
+    """Run until SIGTERM or SIGINT; returns the exit code. Neither start nor stop needs a broker."""
+    app = make_celery(settings.broker, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS)
+    process = _Background(settings, Bell(app))
+    add_expander_bell(app, process.woken.set)
+    return Consumer(app).run(process, [EXPANDER_QUEUE])
+
+
+class _Background:
+    """Every thread of the process; each goes its own way, over one database and one storage."""
+
+    def __init__(self, settings: Settings, bell: Bell) -> None:
+        self._bell = bell
+        self.woken = threading.Event()
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._database = Database(
+            settings.database, pool_size=settings.expanders + _OTHER_CONNECTIONS
         )
-    threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in rounds]
-    for thread in threads:
-        thread.start()
-    number = signal.sigwait(endings)
-    stop.set()
-    give_up = time.monotonic() + _STOP_SECONDS
-    for thread in threads:
-        thread.join(max(0.0, give_up - time.monotonic()))
-    return 130 if number == signal.SIGINT else 0
+        self._storage = open_storage(settings)
+        self._recovery = Recovery(self._database, settings)
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start all of them."""
+        settings, stopping = self._settings, self._stopping
+        sweep = Sweep(self._database, self._storage, settings)
+        self._round(self._recovery, settings.recovery_seconds, heartbeat_dir=settings.heartbeat_dir)
+        self._round(sweep, settings.sweep_seconds)
+        # The same for all that were this process before: it goes on at once where they were killed.
+        slot = take_slot(settings.data_dir / "background")
+        output = Output(self._database, settings, uuid5(NAMESPACE_OID, f"{slot.slot}/output"))
+        self._round(output, settings.recovery_seconds)
+        # Each in a thread of its own: where no network answers, each says so within seconds.
+        for name in _downloads(settings):
+            target = partial(_download, self._database, self._storage, settings, name, stopping)
+            self._threads.append(_thread(f"download-{name}", target))
+        expanders = Expanders(
+            self._database,
+            self._storage,
+            settings,
+            slot,
+            woken=self.woken,
+            stopping=stopping,
+            may_take_from_others=self._recovery.may_take_from_others,
+            ring=self._bell.ring,
+        )
+        self._threads += expanders.threads()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Have each stop after what it is at; whoever takes longer ends with the process."""
+        self._stopping.set()
+        self.woken.set()
+        give_up = time.monotonic() + _STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, give_up - time.monotonic()))
+
+    def _round(self, timed: _Timed, seconds: float, *, heartbeat_dir: Path | None = None) -> None:
+        target = partial(_repeat, timed, seconds, self._stopping, heartbeat_dir=heartbeat_dir)
+        self._threads.append(_thread(type(timed).__name__.lower(), target))
+
+
+def _thread(name: str, target: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=target, name=name, daemon=True)
 
 
 def _repeat(
@@ -99,11 +128,6 @@ def _repeat(
         except Exception:
             log.exception("round_failed", round=name)
         stop.wait(seconds)
-
-
-def _output_token(settings: Settings) -> UUID:
-    """The same for all that were this process before: it goes on at once where they were killed."""
-    return uuid5(NAMESPACE_OID, f"{take_slot(settings.data_dir / 'result-files').slot}/output")
 
 
 def _downloads(settings: Settings) -> list[str]:

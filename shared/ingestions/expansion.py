@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, insert, or_, select, text, update
 from shared.database import Database, at_most, moment, stamp
 from shared.ingestions import transitions
 from shared.ingestions.birth import Birth, StoredImage, hold_images, insert_jobs
-from shared.tables import ingestions, items
+from shared.tables import ingestions, items, model_versions
 
 STEP_ITEMS = 1000  # no transaction writes more
 LAPSES_TO_FAIL = 3
@@ -41,10 +41,11 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A claimed ingestion: its row as it was when it was claimed."""
+    """A claimed ingestion: its row as it was when it was claimed, and its model's name."""
 
     token: UUID
     row: Row[Any]
+    model: str
 
     @property
     def id(self) -> UUID:
@@ -92,7 +93,7 @@ def claim(
                 connection,
                 row,
                 "expander_lost",
-                "The background worker ended three times while it read the source behind item "
+                "The background worker failed three times as it read the source behind item "
                 f"{row.expanded}.",
             )
             return True, None
@@ -106,7 +107,9 @@ def claim(
             lapses=lapses,
         )
         row = transitions.locked(connection, row.id)
-        return True, None if row is None else Expansion(token, row)
+        assert row is not None  # locked by this transaction
+        model = select(model_versions.c.model).where(model_versions.c.id == row.model_version)
+        return True, Expansion(token, row, connection.execute(model).scalar_one())
 
     found = True
     while found and _any(database, *free):
@@ -148,10 +151,22 @@ def end_claims(database: Database, tokens: Sequence[UUID]) -> int:
     )
 
 
-def release(database: Database, expansion: Expansion, *, pause_seconds: float = 0) -> None:
-    """Give it back where it is: an expander that stops, or makes room, is no lapse."""
-    later = stamp(pause_seconds) if pause_seconds else None
-    database.transact(lambda connection: _give_back(connection, expansion, not_before=later))
+def release(
+    database: Database, expansion: Expansion, *, pause_seconds: float = 0, lapse: bool = False
+) -> None:
+    """Give it back where it is: an expander that stops, or makes room, is no lapse.
+
+    Args:
+        database: The database.
+        expansion: The claim.
+        pause_seconds: How long nobody is to take it.
+        lapse: Whether it counts as one: an error of ours that may come again.
+    """
+    values = {
+        "not_before": stamp(pause_seconds) if pause_seconds else None,
+        "lapses": ingestions.c.lapses + int(lapse),
+    }
+    database.transact(lambda connection: _give_back(connection, expansion, **values))
 
 
 def pause(database: Database, expansion: Expansion, *, reason: str, hours: float) -> bool:

@@ -208,6 +208,49 @@ class Service:
                 time.sleep(0.05)
         return done
 
+    def ask(self, method: str, path: str, *, status: int = 200, **how: Any) -> Any:
+        """One call that is answered with this status; its JSON."""
+        answer = requests.request(method, f"{self.url}{path}", timeout=90, **how)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else None
+
+    def ingest(self, archive: bytes | Path, **options: Any) -> str:
+        """Send an archive or list; the id of the ingestion."""
+        data = archive.read_bytes() if isinstance(archive, Path) else archive
+        made = self.ask(
+            "POST",
+            "/v1/ingestions",
+            status=202,
+            files={"archive": ("pictures", data)},
+            data={"model": "digits", **options},
+        )
+        return str(made["id"])
+
+    def ingest_from(self, source: str, **options: Any) -> str:
+        """Name a source; the id of the ingestion."""
+        body = {"source": source, "model": "digits", **options}
+        return str(self.ask("POST", "/v1/ingestions", status=202, json=body)["id"])
+
+    def ingestion(self, ingestion: str) -> dict[str, Any]:
+        return dict(self.ask("GET", f"/v1/ingestions/{ingestion}"))
+
+    def wait_for_ingestion(self, ingestion: str, *, seconds: float = 100) -> dict[str, Any]:
+        """Poll until it has ended; the ingestion."""
+        wait_until(
+            lambda: self.ingestion(ingestion)["status"] not in {"queued", "running"},
+            seconds=seconds,
+            what=f"the end of ingestion {ingestion}",
+        )
+        return self.ingestion(ingestion)
+
+    def results(self, ingestion: str, **how: Any) -> list[dict[str, Any]]:
+        """The lines of its results."""
+        answer = requests.get(
+            f"{self.url}/v1/ingestions/{ingestion}/results", params=how, timeout=90
+        )
+        assert answer.status_code == 200, answer.text
+        return [json.loads(line) for line in answer.text.splitlines()]
+
     def close(self) -> None:
         """End what still runs, without mercy."""
         for part in (self.web, self.worker, self.background):

@@ -1,5 +1,6 @@
 """The life of an ingestion in the database: steps, counts, lapses, cancel, retry, closing."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from shared.database import new_id, utc_now
 from shared.errors import ProblemError
 from shared.ingestions import expansion, retrying, transitions, upkeep
 from shared.ingestions.birth import ImageVanished, StoredImage
-from shared.ingestions.expansion import Expansion, Lost, NewItem
+from shared.ingestions.expansion import Lost, NewItem
 from shared.jobs import recovery
 from shared.jobs.recording import Failure
 from shared.tables import images, ingestions, items, jobs, model_versions
@@ -47,7 +48,7 @@ def test_only_the_holder_at_its_position_writes(bulk: Bulk) -> None:
     assert bulk.step(held, ["a"]) == 1
     with pytest.raises(Lost):  # the same step again
         bulk.step(held, ["a"])
-    other = Expansion(new_id(), held.row)
+    other = replace(held, token=new_id())
     with pytest.raises(Lost):
         bulk.step(other, ["b"], position=1)
     assert bulk.stage.count(items) == bulk.stage.count(jobs) == 1
@@ -186,6 +187,15 @@ def test_a_stop_is_no_lapse(bulk: Bulk) -> None:
     for _ in range(4):
         expansion.release(bulk.database, bulk.must_claim())
     assert bulk.row(ingestion).lapses == 0
+
+
+def test_an_error_of_ours_counts_as_a_lapse(bulk: Bulk) -> None:
+    ingestion = bulk.ingest()
+    for _ in range(3):
+        expansion.release(bulk.database, bulk.must_claim(), lapse=True)
+    assert bulk.claim() is None
+    assert bulk.close(ingestion) == "failed"
+    assert bulk.row(ingestion).error_code == "expander_lost"
 
 
 def test_the_one_that_waited_longest_has_the_next_turn(bulk: Bulk) -> None:
