@@ -133,8 +133,8 @@ def upgrade(settings: "Settings", as_json: bool) -> int:
     return 0
 
 
-def main() -> None:
-    """Run the command line; our own errors are one line, and the exit code tells the kind."""
+def add_commands() -> None:
+    """Make the commands of other modules known, which need this one."""
     from ops.cli_import import import_model
     from ops.cli_ingest import ingest
     from ops.cli_ingestions import ingestions_group
@@ -144,6 +144,11 @@ def main() -> None:
     models_group.add_command(import_model)
     for command in (models_group, ingest, ingestions_group, watch):
         cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; our own errors are one line, and the exit code tells the kind."""
+    add_commands()
     try:
         code = cli.main(prog_name="classify", standalone_mode=False)
     except click.Abort:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.docs.answers import abridged, differences, pairs, parse, show, text_differences
 from tests.docs.pages import ADDRESS, ANSWERS, PAGES, RUN, Block, blocks, page_name
-from tests.functional.service import Service, running
+from tests.functional.service import Service, serving
 from tests.services import ROOT, BrokerServer
 
 WRITE = os.environ.get("WRITE_DOCS") == "1"
@@ -31,8 +31,17 @@ def service(
 ) -> Iterator[Service]:
     _broker_server.start()
     directory = tmp_path_factory.mktemp("service")
-    database = f"sqlite:///{directory / 'classifier.db'}"
-    with running(directory, database, _broker_server.url) as service:
+    readers = tmp_path_factory.getbasetemp()
+    service = Service(
+        directory,
+        f"sqlite:///{directory / 'classifier.db'}",
+        _broker_server.url,
+        source_roots=readers,
+        output_prefixes=readers.as_uri(),
+    )
+    # Lists name pictures that the service itself shows.
+    service.environment["CLASSIFIER_SOURCE_HOSTS"] = service.url.removeprefix("http://")
+    with serving(service):
         yield service
 
 
@@ -52,9 +61,7 @@ class Reader:
         self.environment = service.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
     def run(self, block: Block) -> None:
-        text = block.text.replace(ADDRESS, self.service.url.removeprefix("http://"))
-        for shown, real in self.real.items():
-            text = text.replace(shown, real)
+        text = self._as_here(block.text)
         command = ["sh", "-eu", "-c", text] if block.language == "sh" else [sys.executable, "-"]
         done = subprocess.run(
             command,
@@ -69,6 +76,12 @@ class Reader:
         expected = int(block.said("exit ") or 0)
         assert done.returncode == expected, f"{block.place}: {done.stdout}{done.stderr}"
         self.output = done.stdout if expected == 0 else done.stderr
+
+    def _as_here(self, text: str) -> str:
+        text = text.replace(ADDRESS, self.service.url.removeprefix("http://"))
+        for shown, real in self.real.items():
+            text = text.replace(shown, real)
+        return text
 
     def prepare(self, answer: Block | None) -> None:
         """Hold the worker while a page shows jobs that wait, so that they do."""
@@ -99,7 +112,7 @@ class Reader:
         """Write the file that the reader is told to write."""
         path = self.directory / block.said("saved as ")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block.text, encoding="utf-8")
+        path.write_text(self._as_here(block.text), encoding="utf-8")
 
     def differences(self, block: Block) -> list[str]:
         """How the last output is not what this block shows."""

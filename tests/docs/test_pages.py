@@ -8,9 +8,7 @@ import click
 import pytest
 
 from ops.catalogue import APPLICATIONS
-from ops.cli import cli
-from ops.cli_import import import_model
-from ops.cli_models import models_group
+from ops.cli import add_commands, cli
 from ops.directory import read_directory
 from shared.errors import CODES
 from shared.settings import PREFIX, Settings
@@ -36,8 +34,7 @@ def test_every_setting_and_command_that_is_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     known = {(PREFIX + name).upper() for name in Settings.model_fields}
     assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text)) <= known
-    models_group.add_command(import_model)
-    cli.add_command(models_group)
+    add_commands()
     for said in re.findall(r"classify ((?:[a-z]+ ?)+)", "\n".join(re.findall(r"`[^`]+`", text))):
         command: click.Command = cli
         for word in said.split():

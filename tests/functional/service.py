@@ -263,7 +263,13 @@ def running(
     directory: Path, database_url: str, broker_url: str | None, **settings: Any
 ) -> Iterator[Service]:
     """A whole service that serves digits, ended at the end."""
-    service = Service(directory, database_url, broker_url, **settings)
+    with serving(Service(directory, database_url, broker_url, **settings)) as service:
+        yield service
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[Service]:
+    """The service while it runs and serves digits."""
     try:
         service.start()
         service.wait_until_served("digits")
