@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ START_SECONDS = 60
 ALL_IMAGES_ARE_THERE = """Promise.all(
     [...document.images].filter((i) => i.loading !== 'lazy').map((i) => i.decode().catch(() => 0))
 )"""
+SETTLING = ("history", "jobs", "ingestion")  # pages of many pictures
 MOST_BYTES = 100_000
 
 
@@ -85,6 +87,28 @@ def submit_samples(url: str) -> list[str]:
     return ids
 
 
+def ingest_samples(url: str) -> str:
+    """The sample pictures a few times over in a zip, with what is none; the ingestion, ended."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in sorted(SAMPLES.glob("*.png")):
+            for number in range(1, 5):
+                zipped.writestr(f"scans/{number}/{path.name}", path.read_bytes())
+        zipped.writestr("scans/cut-off.png", path.read_bytes()[:300])
+        zipped.writestr("scans/read-me.txt", "Scans of November")
+    answer = requests.post(
+        f"{url}/v1/ingestions",
+        files={"archive": ("scans-november.zip", archive.getvalue())},
+        timeout=60,
+    )
+    answer.raise_for_status()
+    ingestion = answer.json()["id"]
+    requests.get(
+        f"{url}/v1/ingestions/{ingestion}", headers={"Prefer": "wait=60"}, timeout=90
+    ).raise_for_status()
+    return str(ingestion)
+
+
 def picture(page: Page, name: str) -> None:
     """What is seen without scrolling, in as many colours as there is room for."""
     page.evaluate(ALL_IMAGES_ARE_THERE)
@@ -100,13 +124,14 @@ def picture(page: Page, name: str) -> None:
     sys.stdout.write(f"{path.relative_to(ROOT)}  {colours} colours, {size:,} bytes\n")
 
 
-def pictures(browser: Browser, url: str, ids: list[str]) -> None:
+def pictures(browser: Browser, url: str, ids: list[str], ingestion: str) -> None:
     """Every page at each size."""
     several = "&".join(f"id={job}" for job in ids[-4:])
     pages = {
         "form": "/",
         "job": f"/jobs/{ids[7]}",
         "jobs": f"/jobs?{several}",
+        "ingestion": f"/ingestions/{ingestion}",
         "history": "/history",
         "status": "/status",
     }
@@ -116,9 +141,7 @@ def pictures(browser: Browser, url: str, ids: list[str]) -> None:
         )
         page = context.new_page()
         for name, path in pages.items():
-            page.goto(
-                url + path, wait_until="networkidle" if name in ("history", "jobs") else "load"
-            )
+            page.goto(url + path, wait_until="networkidle" if name in SETTLING else "load")
             picture(page, name + suffix)
         context.close()
 
@@ -134,7 +157,7 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=found.stdout.strip(), chromium_sandbox=os.geteuid() != 0
         )
-        pictures(browser, url, ids)
+        pictures(browser, url, ids, ingest_samples(url))
         browser.close()
 
 
