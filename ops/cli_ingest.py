@@ -162,7 +162,7 @@ def _hand_in(
 
 def _body(paths: list[Path]) -> tuple[str, Callable[[], Any]]:
     """What is sent, and its type: an archive or list as it is, everything else as one tar."""
-    from ops.packing import packed
+    from ops.packing import found, packed
 
     [first, *others] = paths
     if not others and first.is_file():
@@ -171,6 +171,8 @@ def _body(paths: list[Path]) -> tuple[str, Callable[[], Any]]:
         media_type = _media_type(first, head)
         if media_type is not None:
             return media_type, lambda: first.open("rb")
+    if next(found(paths), None) is None:
+        raise ServiceError(f"There are no files in {', '.join(map(str, paths))}.")
     return "application/x-tar", lambda: packed(paths)
 
 

@@ -20,7 +20,7 @@ from worker.sources.protocol import Entry
 _CHUNK_ENTRIES = 64
 _CHUNK_BYTES = 16 * 2**20
 _WRITES = 8  # at a time: each waits for a disk or a network
-_KNOWN_HEADERS = 20_000  # images whose header need not be read again
+_KNOWN_HEADERS = 10_000  # images whose header need not be read again
 
 
 class TakingIn:

@@ -1,7 +1,7 @@
 """How the jobs of an ingestion come into being: many at a time, on images that are held."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,12 +12,12 @@ from shared.database import new_id, stamp
 from shared.jobs import transitions
 from shared.jobs.intake import next_sequence
 from shared.tables import images, jobs, results
-from shared.upserts import insert_if_absent
+from shared.upserts import insert_many_if_absent
 
 LANE = "bulk"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """An image that a job is to cite.
 
@@ -62,22 +62,11 @@ def hold_images(connection: Connection, found: Sequence[StoredImage]) -> None:
     if not wanted:
         return
     if written:
-        insert_if_absent(
+        insert_many_if_absent(
             connection,
             images,
-            *(
-                {
-                    "sha256": image.sha256,
-                    "object": image.object,
-                    "media_type": image.media_type,
-                    "width": image.width,
-                    "height": image.height,
-                    "size_bytes": image.size_bytes,
-                    "animated": image.animated,
-                    "created_at": stamp(),
-                }
-                for image in written.values()
-            ),
+            [asdict(image) for image in written.values()],
+            created_at=stamp(),
         )
     rows = connection.execute(
         select(images.c.sha256, images.c.object)

@@ -11,7 +11,7 @@ from shared import models
 from shared.database import new_id, utc_now
 from shared.errors import ProblemError
 from shared.ingestions import expansion, retrying, transitions, upkeep
-from shared.ingestions.birth import ImageVanished, StoredImage
+from shared.ingestions.birth import ImageVanished
 from shared.ingestions.expansion import Lost, NewItem
 from shared.jobs import recovery
 from shared.jobs.recording import Failure
@@ -138,7 +138,7 @@ def test_an_image_that_is_swept_meanwhile_begins_the_step_again(bulk: Bulk) -> N
     held = bulk.must_claim()
     known = item("a", 0)
     assert known.image is not None
-    gone = NewItem("0.png", StoredImage(**{**vars(known.image), "object": None}), None)
+    gone = NewItem("0.png", replace(known.image, object=None), None)
     with pytest.raises(ImageVanished):
         expansion.record_step(bulk.database, held, position=0, new=[gone], checkpoint=1)
     assert bulk.stage.count(items) == 0
