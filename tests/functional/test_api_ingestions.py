@@ -23,6 +23,8 @@ from tests.integration.bulk import Bulk
 from tests.integration.helpers import SEVEN, Stage
 
 CALL = "/v1/ingestions"
+# Where neither the database nor the storage makes a difference.
+on_one_stack = pytest.mark.stack("sqlite+local")
 KEY = {"Idempotency-Key": "order 66"}
 NOBODYS = f"{CALL}/{new_id()}"
 UNREADABLE = Failure("image_unreadable", "It is cut off.")
@@ -151,6 +153,7 @@ def test_images_become_one_tar_with_their_names(api: API) -> None:
         ("ü".encode() * 4000 + b"\n", "text/plain; charset=utf-8", "list"),
     ],
 )
+@on_one_stack
 def test_a_file_itself_is_a_body(api: API, data: bytes, content_type: str, kind: str) -> None:
     response = api.client.post(
         f"{CALL}?model=digits&top_k=2&metadata={{}}", data=data, content_type=content_type
@@ -187,7 +190,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(("url", "kind"), ADDRESSES)
-@pytest.mark.parametrize("stack_name", ["sqlite+local"], indirect=True)
+@on_one_stack
 def test_json_names_an_address(
     make_api: Callable[..., API], prepared: dict[str, Any], url: str, kind: str
 ) -> None:
@@ -290,6 +293,7 @@ def test_ingestions_are_listed_page_by_page_newest_first(api: API) -> None:
 @pytest.mark.parametrize(
     "query", ["limit=0", "status=lost", "cursor=x", "colour=1", "limit=1&limit=2"]
 )
+@on_one_stack
 def test_a_list_that_is_not_understood_is_refused(api: API, query: str) -> None:
     body = assert_problem(api.client.get(f"{CALL}?{query}"), 422, "invalid_value")
     assert body["errors"][0]["field"] == query.partition("=")[0]
@@ -347,6 +351,7 @@ def test_what_is_deleted_is_hidden_at_once(api: API) -> None:
 @pytest.mark.parametrize(
     ("path", "call"), [("", "get"), ("/cancel", "post"), ("/retry", "post"), ("", "delete")]
 )
+@on_one_stack
 def test_what_is_not_there_is_404(api: API, path: str, call: str) -> None:
     assert_problem(getattr(api.client, call)(NOBODYS + path), 404, "not_found")
     bulk(api).ingest(owner="somebody else")
@@ -384,6 +389,7 @@ def test_a_poll_waits_until_it_has_ended(api: API) -> None:
     ],
     ids=["png", "jpeg", "gif", "empty", "blank", "pdf", "html", "zeros", "utf-16"],
 )
+@on_one_stack
 def test_what_is_neither_archive_nor_list_is_415(api: API, data: bytes) -> None:
     assert_problem(api.hand_in(data), 415, "unsupported_source")
     raw = api.client.post(f"{CALL}?model=digits", data=data, content_type="text/plain")
@@ -392,6 +398,7 @@ def test_what_is_neither_archive_nor_list_is_415(api: API, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/x-www-form-urlencoded", ""])
+@on_one_stack
 def test_another_content_type_is_415(api: API, content_type: str) -> None:
     response = api.client.post(CALL, data=ARCHIVE, content_type=content_type)
     assert "application/zip" in assert_problem(response, 415, "unsupported_media_type")["detail"]
@@ -412,7 +419,7 @@ def test_another_content_type_is_415(api: API, content_type: str) -> None:
         ({"picture": (io.BytesIO(picture()), "a.png")}, "picture"),
     ],
 )
-@pytest.mark.parametrize("stack_name", ["sqlite+local"], indirect=True)
+@on_one_stack
 def test_an_option_that_is_not_valid_is_422(api: API, options: dict[str, Any], field: str) -> None:
     body = assert_problem(api.hand_in(**options), 422, "invalid_value")
     assert body["errors"][0]["field"] == field
@@ -428,7 +435,7 @@ def test_an_option_that_is_not_valid_is_422(api: API, options: dict[str, Any], f
         ({"source": "https://lists.example/l.txt", "lane": "bulk"}, "lane"),
     ],
 )
-@pytest.mark.parametrize("stack_name", ["sqlite+local"], indirect=True)
+@on_one_stack
 def test_json_that_is_not_valid_is_422(
     make_api: Callable[..., API], prepared: dict[str, Any], body: dict[str, Any], field: str
 ) -> None:
@@ -453,7 +460,7 @@ def test_json_that_is_not_valid_is_422(
         ({"source": "s3://pictures/2026", "model": "vgg16"}, 503, "model_unavailable"),
     ],
 )
-@pytest.mark.parametrize("stack_name", ["sqlite+local"], indirect=True)
+@on_one_stack
 def test_an_address_that_is_not_allowed_is_refused(
     make_api: Callable[..., API],
     prepared: dict[str, Any],
@@ -467,12 +474,14 @@ def test_an_address_that_is_not_allowed_is_refused(
     assert nothing_was_accepted(api)
 
 
+@on_one_stack
 def test_json_that_cannot_be_read_is_400(api: API) -> None:
     for data in (b"{", b"\xff"):
         response = api.client.post(CALL, data=data, content_type="application/json")
         assert_problem(response, 400, "bad_request")
 
 
+@on_one_stack
 def test_too_much_is_413_in_every_form(
     make_api: Callable[..., API], prepared: dict[str, Any]
 ) -> None:
