@@ -197,7 +197,7 @@ def assert_same_files(directory: Path, lines: list[dict[str, Any]]) -> None:
     ]
     assert {file.name for file in directory.iterdir()} == {
         "manifest.json",
-        *(file["name"] for part in manifest["parts"] for file in part["files"]),
+        *(file["name"] for file in manifest["parts"]),
     }
 
 
