@@ -1,18 +1,18 @@
-"""The steps of recovery that look after ingestions: pin, cancel what was stopped, close."""
+"""The steps of recovery that look after ingestions: pin, end what was stopped, close."""
 
 from collections.abc import Collection
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import Connection, or_, select, text
+from sqlalchemy import Connection, exists, or_, select, text, update
 
-from shared.database import Database, at_most
+from shared.database import Database, at_most, stamp
 from shared.ingestions import counts, transitions
 from shared.ingestions.birth import LANE
 from shared.jobs.flows import FLOW_ORDER, queued_of
-from shared.jobs.transitions import cancel_some
+from shared.jobs.transitions import STEP_ROWS, cancel_some
 from shared.models import pin_ingestions
-from shared.tables import ingestions, jobs, model_versions, models
+from shared.tables import ingestions, items, jobs, model_versions, models
 
 _AT_A_TIME = 100  # ingestions that one round closes
 _STEPS = 50  # of 1,000 cancelled jobs; the next round goes on
@@ -90,6 +90,51 @@ def cancel_stopped(database: Database) -> int:
                 total += changed
                 if not changed:
                     break
+    return total
+
+
+def refuse_unfetched(database: Database) -> int:
+    """Refuse the items that a retry wanted fetched again, where nobody will: else it never ends."""
+    unfetched = text("items.job IS NULL AND items.error_code IS NULL")
+    over = or_(ingestions.c.expanded_at.is_not(None), ingestions.c.status.not_in(transitions.LIVE))
+    with database.read() as connection:
+        waiting = connection.scalars(
+            select(ingestions.c.id)
+            .where(
+                ingestions.c.settled_at.is_(None),
+                over,
+                exists().where(items.c.ingestion == ingestions.c.id, unfetched),
+            )
+            .order_by(ingestions.c.id)
+            .limit(at_most(_AT_A_TIME))
+        ).all()
+
+    def refuse(connection: Connection, ingestion: UUID) -> int:
+        row = transitions.locked(connection, ingestion)
+        if row is None or (row.expanded_at is None and row.status in transitions.LIVE):
+            return 0
+        chosen = (
+            select(items.c.position)
+            .where(items.c.ingestion == ingestion, unfetched)
+            .order_by(items.c.position)
+            .limit(at_most(STEP_ROWS))
+        )
+        number = connection.execute(
+            update(items)
+            .where(items.c.ingestion == ingestion, items.c.position.in_(chosen))
+            .values(
+                error_code="source_unreachable",
+                error_detail="It was not fetched again: the ingestion was stopped before.",
+                finished_at=stamp(),
+            )
+        ).rowcount
+        transitions.change(connection, ingestion, refused=ingestions.c.refused + number)
+        return number
+
+    total = 0
+    for ingestion in waiting:
+        while changed := database.transact(partial(refuse, ingestion=ingestion)):
+            total += changed
     return total
 
 

@@ -52,6 +52,7 @@ class Recovery:
             end_removed,
             upkeep.stop_hopeless,
             upkeep.cancel_stopped,
+            upkeep.refuse_unfetched,
             upkeep.close_ended,
             *((self._end_unserved,) if self.settings.unserved_hours else ()),
         )

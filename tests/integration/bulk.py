@@ -101,6 +101,7 @@ class Bulk:
     def close(self, ingestion: UUID) -> str:
         upkeep.stop_hopeless(self.database)
         upkeep.cancel_stopped(self.database)
+        upkeep.refuse_unfetched(self.database)
         upkeep.close_ended(self.database)
         return str(self.row(ingestion).status)
 

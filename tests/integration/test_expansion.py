@@ -298,6 +298,22 @@ def test_a_retry_hands_what_could_not_be_fetched_to_the_expander(bulk: Bulk) -> 
     assert bulk.stage.job(bulk.items(ingestion)[0].job).reference == "mine"
 
 
+def test_what_nobody_will_fetch_again_holds_up_no_end(bulk: Bulk) -> None:
+    ingestion = bulk.ingest(source_kind="list")
+    away = NewItem("http://there/0.png", None, ("source_unreachable", "It timed out."))
+    expansion.record_step(
+        bulk.database, bulk.must_claim(), position=0, new=[away], checkpoint=1, ended=True
+    )
+    assert bulk.close(ingestion) == "failed"
+    assert retrying.retry(bulk.database, ingestion) == 1
+    assert bulk.close(ingestion) == "running"  # an expander will come
+    bulk.database.transact(lambda connection: transitions.cancel(connection, ingestion))
+    assert bulk.close(ingestion) == "canceled"
+    row = bulk.row(ingestion)
+    assert (row.settled_at is not None, row.refused) == (True, 1)
+    assert bulk.items(ingestion)[0].error_code == "source_unreachable"
+
+
 def test_deadlines_expire_items_and_a_retry_gives_them_time_again(bulk: Bulk) -> None:
     ingestion = bulk.expand("a", deadline_at=utc_now() + timedelta(hours=1))
     bulk.stage.change(jobs, where=jobs.c.ingestion == ingestion, deadline_at=LONG_AGO)
