@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.ingestions import results
-from shared.ingestions.results import Line
+from shared.ingestions.lines import Line, gives_embeddings, json_line
 from web.headers import PRIVATE
 from web.owners import own_ingestion
 from web.services import services
@@ -57,15 +57,13 @@ def stream(ingestion_id: UUID) -> Response:
         place = None
         if options.after is not None:
             place = results.place_of(connection, ingestion_id, options.order, options.after)
-        embeds = results.gives_embeddings(connection, row.model_version)
+        embeds = gives_embeddings(connection, row.model_version)
     pages = results.pages(database, ingestion_id, embeds=embeds, order=options.order, after=place)
     # The first page before the headers: what is away by then is told with a status.
     first = next(pages, [])
     lines = islice(chain(first, chain.from_iterable(pages)), options.limit)
     form = options.format or ("csv" if _prefers_csv() else "jsonl")
-    texts = (
-        _csv(lines, row.top_k, embeds=embeds) if form == "csv" else map(results.json_line, lines)
-    )
+    texts = _csv(lines, row.top_k, embeds=embeds) if form == "csv" else map(json_line, lines)
     response = Response(_in_blocks(texts), mimetype=CSV if form == "csv" else JSONL)
     response.headers["Cache-Control"] = PRIVATE
     response.vary.add("Accept")

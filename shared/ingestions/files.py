@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 from shared.database import Database, stamp, utc_now
 from shared.errors import ServiceError
 from shared.ingestions import counts, results, transitions
+from shared.ingestions.lines import Line, gives_embeddings, json_line
 from shared.ingestions.targets import Target
 from shared.tables import ingestions, model_versions, result_files
 
@@ -71,7 +72,7 @@ class Files:
         """
         row, number = self._row, self._row.output_parts
         with self._database.read() as connection:
-            embeds = results.gives_embeddings(connection, row.model_version)
+            embeds = gives_embeddings(connection, row.model_version)
         target: Target | None = None
         for _ in range(_PARTS_OF_A_TURN):
             first = number * row.output_part_rows
@@ -95,13 +96,13 @@ class Files:
             target.delete(MANIFEST)
         return target
 
-    def _make(self, name: str, lines: Iterator[results.Line]) -> list[Path]:
+    def _make(self, name: str, lines: Iterator[Line]) -> list[Path]:
         from shared.ingestions.parquet import write_parquet  # noqa: PLC0415 -- pyarrow is large
 
         paths = [self._directory / f"{name}.{form}" for form in ("jsonl", "parquet")]
         with on_disk():
             with paths[0].open("w", encoding="utf-8", newline="") as file:
-                file.writelines(map(results.json_line, lines))
+                file.writelines(map(json_line, lines))
             with paths[0].open(encoding="utf-8", newline="\n") as file:
                 write_parquet(paths[1], map(json.loads, file))
         return paths

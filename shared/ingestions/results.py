@@ -3,7 +3,6 @@
 Each page is a read of its own, by key: none holds a snapshot while a client is slow.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,15 +26,14 @@ from sqlalchemy import (
 
 from shared.database import Database, at_most, moment
 from shared.errors import ProblemError
-from shared.jobs.answers import embedding_of, error_of, predictions_of
-from shared.tables import TERMINAL, UTCDateTime, ingestions, items, jobs, model_versions, results
+from shared.ingestions.lines import Line, all_rows, is_over, line_of, rows_at
+from shared.tables import UTCDateTime, ingestions, items, jobs
 
 PAGE_ROWS = 500
 _LAST = 2_000_000_000  # no position is larger, and databases compare it as 32 bits
 # A transaction stamps its first row an instant before the database knows that it writes.
 _STAMP_SECONDS = 1.0
 Order = Literal["source", "finished"]
-Line = dict[str, Any]
 
 _REFUSED = text("items.job IS NULL AND items.error_code IS NOT NULL")
 
@@ -81,7 +79,7 @@ def pages(
     Args:
         database: Asked once a page.
         ingestion: Which.
-        embeds: See `gives_embeddings`.
+        embeds: See `shared.ingestions.lines.gives_embeddings`.
         order: Of the two.
         after: Behind this place only.
 
@@ -112,21 +110,16 @@ def part(
     for begin in range(first, first + number, PAGE_ROWS):
         wanted = min(PAGE_ROWS, first + number - begin)
         with database.read() as connection:
-            rows = _rows(connection, ingestion, begin, wanted)
+            rows = rows_at(connection, ingestion, begin, wanted)
         for position, row in zip_longest(range(begin, begin + wanted), rows):
-            if row is None or not _has_ended(row):
+            if row is None or not is_over(row):
                 raise NotEndedError(position)
-            yield _line(row, embeds)
-
-
-def json_line(line: Line) -> str:
-    """A line of JSON lines, with its end."""
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+            yield line_of(row, embeds)
 
 
 def has_ended(connection: Connection, ingestion: UUID, position: int) -> bool:
     """Whether there is such an item, and it has ended."""
-    return any(map(_has_ended, _rows(connection, ingestion, position, 1)))
+    return any(map(is_over, rows_at(connection, ingestion, position, 1)))
 
 
 def place_of(connection: Connection, ingestion: UUID, order: Order, after: str) -> Place:
@@ -163,12 +156,6 @@ def place_of(connection: Connection, ingestion: UUID, order: Order, after: str) 
     return Place(row.position, row.finished_at)
 
 
-def gives_embeddings(connection: Connection, version_id: int) -> bool:
-    """Whether the version's results are embeddings: then each line has one, or null."""
-    spec = connection.scalar(select(model_versions.c.spec).where(model_versions.c.id == version_id))
-    return spec is not None and spec.get("output") == "embedding"
-
-
 def _no_line(after: str) -> ProblemError:
     detail = "after: there is no line with this position (or, as they ended, with this job)"
     return ProblemError(
@@ -185,12 +172,12 @@ def _check_there(connection: Connection, ingestion: UUID) -> None:
 
 
 def _source_page(connection: Connection, ingestion: UUID, place: Place, embeds: bool) -> Page:
-    rows = _rows(connection, ingestion, place.position + 1, PAGE_ROWS)
+    rows = rows_at(connection, ingestion, place.position + 1, PAGE_ROWS)
     lines: list[Line] = []
     for row in rows:
-        if not _has_ended(row):
+        if not is_over(row):
             return Page(lines, None)
-        lines.append(_line(row, embeds))
+        lines.append(line_of(row, embeds))
     return Page(lines, Place(rows[-1].position) if len(rows) == PAGE_ROWS else None)
 
 
@@ -207,13 +194,13 @@ def _finished_page(connection: Connection, ingestion: UUID, place: Place, embeds
     rows = {
         (row.position, row.id): row
         for row in connection.execute(
-            _items().where(
+            all_rows().where(
                 items.c.ingestion == ingestion,
                 items.c.position.in_(sorted({row.position for row in ended})),
             )
         )
     }
-    lines = [_line(rows[key], embeds) for row in ended if (key := (row.position, row.id)) in rows]
+    lines = [line_of(rows[key], embeds) for row in ended if (key := (row.position, row.id)) in rows]
     full = len(ended) == PAGE_ROWS
     return Page(lines, Place(ended[-1].position, ended[-1].finished_at) if full else None)
 
@@ -268,83 +255,3 @@ def _ended(
     if horizon is not None:
         chosen = chosen.where(columns.finished_at < horizon)
     return connection.execute(chosen.order_by(*key).limit(at_most(PAGE_ROWS))).all()
-
-
-def _rows(connection: Connection, ingestion: UUID, first: int, number: int) -> Sequence[Row[Any]]:
-    """Positions have no gaps: a range of them is so many rows."""
-    return connection.execute(
-        _items()
-        .where(
-            items.c.ingestion == ingestion,
-            items.c.position >= first,
-            items.c.position < first + number,
-        )
-        .order_by(items.c.position)
-    ).all()
-
-
-def _items() -> Select[Any]:
-    """Items with their jobs, where they have one, and those with their results."""
-    return (
-        select(
-            items.c.position,
-            items.c.name,
-            items.c.reference.label("own_reference"),
-            items.c.metadata.label("own_metadata"),
-            items.c.error_code.label("own_code"),
-            items.c.error_detail.label("own_detail"),
-            jobs.c.id,
-            jobs.c.status,
-            jobs.c.reference,
-            jobs.c.metadata,
-            jobs.c.error_code,
-            jobs.c.error_detail,
-            jobs.c.top_k,
-            jobs.c.min_score,
-            results.c.predictions,
-            results.c.embedding,
-        )
-        .join_from(items, jobs, jobs.c.id == items.c.job, isouter=True)
-        .join(
-            results,
-            (results.c.image == jobs.c.image)
-            & (results.c.model_version == jobs.c.model_version)
-            & text("jobs.status = 'succeeded'"),
-            isouter=True,
-        )
-    )
-
-
-def _has_ended(row: Row[Any]) -> bool:
-    return row.own_code is not None if row.id is None else row.status in TERMINAL
-
-
-def _line(row: Row[Any], embeds: bool) -> Line:
-    """One item as its results have it."""
-    none = {"embedding": None} if embeds else {}
-    if row.id is None:
-        return {
-            "position": row.position,
-            "name": row.name,
-            "reference": row.own_reference,
-            "status": "failed",
-            "predictions": None,
-            "error": error_of(row.own_code, row.own_detail),
-            "metadata": row.own_metadata or {},
-            "job": None,
-            **none,
-        }
-    line: Line = {
-        "position": row.position,
-        "name": row.name,
-        "reference": row.reference,
-        "status": row.status,
-        "predictions": predictions_of(row),
-        "error": error_of(row.error_code, row.error_detail),
-        "metadata": row.metadata,
-        "job": str(row.id),
-        **none,
-    }
-    if row.embedding is not None:
-        line["embedding"] = embedding_of(row)
-    return line

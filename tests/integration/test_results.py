@@ -7,7 +7,8 @@ from sqlalchemy import event, text, update
 
 from shared.errors import ProblemError
 from shared.ingestions import results, retrying, transitions
-from shared.ingestions.results import Line, Order
+from shared.ingestions.lines import Line
+from shared.ingestions.results import Order
 from shared.jobs.recording import Embedding, Failure
 from shared.tables import jobs
 from tests.integration.bulk import Bulk
