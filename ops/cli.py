@@ -97,7 +97,7 @@ def worker(settings: "Settings", parent_fd: int | None) -> int:
 @click.option("--ends-broker", type=click.Path(path_type=Path), hidden=True)
 @with_settings(role="background")
 def background(settings: "Settings", parent_fd: int | None, ends_broker: Path | None) -> int:
-    """Run the background worker: recovery, the sweep, downloads."""
+    """Run the background worker: ingestions, recovery, the sweep, downloads."""
     from ops.background import run_background
     from ops.parent import follow_parent
 
