@@ -25,7 +25,8 @@ from tests.pictures_in_bulk import (
 )
 from tests.services import BrokerServer, S3Server, wait_until
 
-pytestmark = pytest.mark.chaos
+# With many images it takes as long as they do.
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
 
 SOURCES = ("zip", "tar.gz", "directory", "bucket", "list")
 _SECONDS_AN_IMAGE = 0.1  # at the very most
