@@ -96,7 +96,10 @@ class Settings(BaseSettings):
         256 * 2**30, gt=0, description="Most bytes that one archive may unpack to."
     )
     max_expansion_ratio: int = Field(
-        200, gt=1, description="How many times its packed size an entry of an archive may have."
+        200,
+        gt=1,
+        description="How many times its packed size an archive, or an entry of one, may unpack to; "
+        "up to 1 GiB, or 1 MiB, it always may.",
     )
     source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),

@@ -1,6 +1,8 @@
 """Archives: zip, tar, tar.gz and tar.zst, told apart by their content, never by their name."""
 
 import gzip
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,21 @@ from worker.sources.limits import Limits
 from worker.sources.protocol import Source, SourceEnded
 from worker.sources.tar_archive import TarArchive
 from worker.sources.zip_archive import ZipArchive
+from worker.sources.zip_headers import STARTS, find_directory
 
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_TAR_AT, _TAR = 257, b"ustar"
-_HEAD_BYTES = 512
+# Parallel packers begin with a frame that is passed over, which any of sixteen numbers marks.
+_ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((number, 0x2A, 0x4D, 0x18)) for number in range(0x50, 0x60)))
+_OPEN: dict[str, Callable[[Path], Any]] = {
+    "tar": lambda path: path.open("rb"),
+    "gzip": gzip.open,
+    "zstd": ZstdFile,
+}
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the file begins as an archive does."""
-    head = _head(path)
-    return _is_tar(head) or head.startswith((*_ZIP, _GZIP, _ZSTD))
+    """Whether the file is an archive, or something packed."""
+    return _kind(path) is not None
 
 
 def open_archive(path: Path, limits: Limits) -> Source:
@@ -30,37 +35,36 @@ def open_archive(path: Path, limits: Limits) -> Source:
     Raises:
         SourceEnded: `unsupported_source`: it is none that is read.
     """
-    head = _head(path)
-    if head.startswith(_ZIP):
+    kind = _kind(path)
+    if kind is None:
+        raise SourceEnded(
+            "unsupported_source", "This is no archive that is read: zip, tar, tar.gz or tar.zst."
+        )
+    if kind == "zip":
         return ZipArchive(path, limits)
-    if head.startswith(_GZIP):
-        return TarArchive(path, _gunzipped, limits)
-    if head.startswith(_ZSTD):
-        return TarArchive(path, _unzstd, limits)
-    if _is_tar(head):
-        return TarArchive(path, _plain, limits)
-    raise SourceEnded(
-        "unsupported_source", "This is no archive that is read: zip, tar, tar.gz or tar.zst."
-    )
+    return TarArchive(path, _OPEN[kind], limits)
 
 
-def _head(path: Path) -> bytes:
+def _kind(path: Path) -> str | None:
     with path.open("rb") as file:
-        return file.read(_HEAD_BYTES)
+        head = file.read(tarfile.BLOCKSIZE)
+        if head.startswith(STARTS):
+            return "zip"
+        if head.startswith(_GZIP):
+            return "gzip"
+        if head.startswith(_ZSTD):
+            return "zstd"
+        if _is_tar(head):
+            return "tar"
+        # A zip may come behind something else, as a program that unpacks it.
+        return "zip" if find_directory(file) is not None else None
 
 
 def _is_tar(head: bytes) -> bool:
-    # An empty tar is nothing but zeros.
-    return head[_TAR_AT:].startswith(_TAR) or (len(head) == _HEAD_BYTES and not any(head))
-
-
-def _plain(path: Path) -> Any:
-    return path.open("rb")
-
-
-def _gunzipped(path: Path) -> Any:
-    return gzip.open(path)
-
-
-def _unzstd(path: Path) -> Any:
-    return ZstdFile(path)
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "replace")
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        return True  # nothing but zeros: an empty one
+    except tarfile.HeaderError:
+        return False
+    return True

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from shared.settings import Settings
-from worker.sources.protocol import EntryError
+from worker.sources.protocol import EntryError, SourceEnded
+
+_ALWAYS_BYTES = 2**30  # that an archive may unpack to, however small it is
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,16 @@ class Limits:
         return cls(
             settings.max_image_bytes, settings.max_expanded_bytes, settings.max_expansion_ratio
         )
+
+    def most_bytes(self, packed: int) -> int:
+        """How many bytes an archive of so many may unpack to in all."""
+        by_ratio = max(_ALWAYS_BYTES, packed * self.max_expansion_ratio)
+        return min(by_ratio, self.max_expanded_bytes)
+
+
+def unpacks_too_far(most: int) -> SourceEnded:
+    """The end of an archive that unpacks to too many bytes in all."""
+    return SourceEnded("source_too_large", f"The archive unpacks to more than {most:,} bytes.")
 
 
 def too_large(most: int) -> tuple[str, str]:
