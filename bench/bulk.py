@@ -87,9 +87,11 @@ def _latency(options: argparse.Namespace, directory: Path) -> int:
         idle = [
             _job_seconds(service, options.model, next(fresh)) for _ in range(options.interactive)
         ]
-        ingestion = service.ingest(options.model, path=archive)
-        while service.ingestion(ingestion)["expanded_at"] is None:
-            time.sleep(0.5)
+        with service.worker_paused():
+            ingestion = service.ingest(options.model, path=archive)
+            while service.ingestion(ingestion)["expanded_at"] is None:
+                time.sleep(0.5)
+        time.sleep(_SETTLED_SECONDS)
         waiting = service.ingestion(ingestion)["counts"]["pending"]
         first, offset = utc_now(), service.log.stat().st_size
         busy = [

@@ -148,19 +148,32 @@ class Whole:
                 return found
             time.sleep(pause_seconds)
 
+    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """The processes of web, worker and background worker, by part."""
+        assert self._process is not None
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            part = re.search(r"ops\.cli (web|worker|background)", " ".join(process.cmdline()))
+            if part is not None:
+                yield part[1], process
+
+    @contextmanager
+    def worker_paused(self) -> Iterator[None]:
+        """Nothing is classified meanwhile; to be entered while no job waits."""
+        [worker] = [process for part, process in self.processes() if part == "worker"]
+        worker.suspend()
+        try:
+            yield
+        finally:
+            worker.resume()
+
     def peaks(self) -> dict[str, int]:
         """The most memory that each part has had so far, in bytes; of web, its largest process."""
         found: dict[str, int] = {}
-        assert self._process is not None
-        for process in psutil.Process(self._process.pid).children(recursive=True):
-            command = " ".join(process.cmdline())
-            part = re.search(r"ops\.cli (web|worker|background)", command)
-            if part is not None:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-                if peak is not None:
-                    size = int(peak[1]) * 1024
-                    found[part[1]] = max(size, found.get(part[1], 0))
+        for part, process in self.processes():
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+            if peak is not None:
+                found[part] = max(int(peak[1]) * 1024, found.get(part, 0))
         return found
 
     def database_bytes(self) -> int:

@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--stack", choices=STACKS, help="run all that could run on either stack on this one"
     )
-    parser.addoption("--images", default="400", help="images of an ingestion in the chaos tests")
-    parser.addoption("--kills", default="4", help="how often its processes are killed")
+    parser.addoption("--images", default="240", help="images of an ingestion in the chaos tests")
+    parser.addoption("--kills", default="3", help="how often its processes are killed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

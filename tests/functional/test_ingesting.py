@@ -12,6 +12,9 @@ import pytest
 from tests.functional.service import Service, digit_png, digit_targets, distinct_image, running
 from tests.services import BrokerServer, wait_until
 
+# On the other stack the commands, the pages and the chaos tests do the same.
+pytestmark = pytest.mark.stack("postgresql+s3")
+
 
 def make_zip(files: dict[str, bytes]) -> bytes:
     packed = io.BytesIO()
