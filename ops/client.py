@@ -3,7 +3,9 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import requests
@@ -12,9 +14,13 @@ from shared.errors import ServiceError
 from shared.settings import Settings
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 120
+_PATIENCE_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
-_BUSY = (429, 503)
+_FRUITLESS = 5  # streams in a row that break before their first line
+_PIECE_BYTES = 2**16
+_BUSY = (429, 502, 503, 504)  # of a proxy, too
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
+_THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 
 class Refused(ServiceError):
@@ -41,13 +47,15 @@ class Client:
 
     Args:
         url: Of the service.
-        patience_seconds: How long it may be away.
+        patience_seconds: How long is waited for it in all, each time that it is away.
     """
 
-    def __init__(self, url: str, patience_seconds: float = 300) -> None:
+    def __init__(self, url: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         self.url = url.rstrip("/")
         self._patience = patience_seconds
         self._http = requests.Session()
+        # A proxy that the environment names would look for the service on its own machine.
+        self._http.trust_env = urlsplit(url).hostname not in _THIS_MACHINE
 
     def ask(
         self,
@@ -55,6 +63,7 @@ class Client:
         path: str,
         *,
         body: Callable[[], Any] | None = None,
+        patience_seconds: float | None = None,
         **how: Any,
     ) -> requests.Response:
         """One call, made again where it may be; the answer is a good one.
@@ -63,72 +72,82 @@ class Client:
             method: GET, POST or DELETE.
             path: Behind the service's address.
             body: Makes the body, for each attempt anew.
+            patience_seconds: Instead of the client's own.
             how: As `requests` takes it.
 
         Raises:
             Refused: The service says no, and why.
             Away: It could not be reached.
         """
-        give_up, pause, said = time.monotonic() + self._patience, _FIRST_PAUSE_SECONDS, False
+        patience = self._patience if patience_seconds is None else patience_seconds
+        # The pauses are counted, not the attempts: an upload that breaks may have taken hours.
+        waited, pause = 0.0, _FIRST_PAUSE_SECONDS
         while True:
-            reason, wait = "", pause
+            wait = pause
             try:
-                data = {} if body is None else {"data": body()}
-                answer = self._http.request(
-                    method,
-                    f"{self.url}{path}",
-                    timeout=(_CONNECT_SECONDS, _READ_SECONDS),
-                    **data,
-                    **how,
-                )
+                with closing(body()) if body else nullcontext() as data:
+                    answer = self._http.request(
+                        method,
+                        f"{self.url}{path}",
+                        timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                        **(how if body is None else how | {"data": data}),
+                    )
             except requests.RequestException as error:
-                reason = _first_reason(error)
+                reason = _in_short(error)
             else:
                 if answer.ok:
                     return answer
                 problem = _problem(answer)
+                reason = problem.get("detail") or f"it answers {answer.status_code}"
                 if answer.status_code not in _BUSY or problem.get("code") == "model_unavailable":
-                    detail = problem.get("detail") or f"HTTP {answer.status_code}"
-                    raise Refused(detail, problem.get("code") or "refused")
-                reason = problem.get("detail") or f"HTTP {answer.status_code}"
+                    raise Refused(reason, problem.get("code") or "refused")
                 wait = max(wait, _seconds(answer.headers.get("Retry-After")))
-            if time.monotonic() + wait > give_up:
+            if waited + wait > patience:
                 raise Away(f"{self.url} cannot be used: {reason}")
-            if not said:
+            if not waited:
                 click.echo(f"Waiting for {self.url}: {reason}", err=True)
-                said = True
             time.sleep(wait)
+            waited += wait
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def json(self, method: str, path: str, **how: Any) -> Any:
         """The answer's JSON; raises as `ask` does."""
-        return self.ask(method, path, **how).json()
+        answer = self.ask(method, path, **how)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ServiceError(f"{self.url} is not this service: it answers no JSON.") from error
 
-    def lines(self, ingestion: str) -> Iterator[dict[str, Any]]:
-        """The results of an ingestion, in the source's order, over as many calls as it takes.
+    def lines(self, ingestion: str, order: str = "source") -> Iterator[bytes]:
+        """The results of an ingestion, a line of JSON each, over as many calls as it takes.
 
         Raises:
-            Refused, Away: See `ask`.
+            Refused, Away: See `ask`; or the stream breaks off again and again.
         """
         after: int | None = None
+        fruitless = 0
         while True:
+            begun = after
+            asked = {"order": order} | ({} if after is None else {"after": str(after)})
             path = f"/v1/ingestions/{ingestion}/results"
-            asked = {} if after is None else {"after": after}
-            answer = self.ask("GET", path, params=asked, stream=True)
             try:
-                for text in answer.iter_lines():
-                    line = json.loads(text)
-                    after = line["position"]
-                    yield line
-            except (requests.RequestException, json.JSONDecodeError):
-                continue  # cut off: go on behind the last whole line
-            return
+                with self.ask("GET", path, params=asked, stream=True) as answer:
+                    for line in answer.iter_lines(_PIECE_BYTES):
+                        after = json.loads(line)["position"]
+                        yield line
+                return
+            except (requests.RequestException, json.JSONDecodeError) as error:
+                # Cut off: it goes on behind the last whole line.
+                fruitless = fruitless + 1 if after == begun else 0
+                if fruitless == _FRUITLESS:
+                    raise Away(f"The results cannot be read on: {_in_short(error)}") from error
+                time.sleep(_FIRST_PAUSE_SECONDS * 2**fruitless)
 
 
 def _problem(answer: requests.Response) -> dict[str, Any]:
     try:
         found = answer.json()
-    except ValueError:
+    except (ValueError, requests.RequestException):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -137,9 +156,11 @@ def _seconds(retry_after: str | None) -> float:
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.0
 
 
-def _first_reason(error: requests.RequestException) -> str:
+def _in_short(error: Exception) -> str:
     """Connection errors wrap each other; people want the innermost one."""
     text = str(error)
     if "Connection refused" in text:
         return "connection refused"
+    if "Failed to resolve" in text:
+        return "its name is not known"
     return type(error).__name__ if len(text) > 200 else text  # noqa: PLR2004

@@ -1,9 +1,6 @@
 """The results of an ingestion, streamed: JSON lines or CSV, while it runs and afterwards."""
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, Literal
 from uuid import UUID
@@ -12,7 +9,8 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.ingestions import results
-from shared.ingestions.lines import Line, gives_embeddings, json_line
+from shared.ingestions.csv_rows import csv_rows
+from shared.ingestions.lines import gives_embeddings, json_line
 from web.headers import PRIVATE
 from web.owners import own_ingestion
 from web.services import services
@@ -63,7 +61,7 @@ def stream(ingestion_id: UUID) -> Response:
     first = next(pages, [])
     lines = islice(chain(first, chain.from_iterable(pages)), options.limit)
     form = options.format or ("csv" if _prefers_csv() else "jsonl")
-    texts = _csv(lines, row.top_k, embeds=embeds) if form == "csv" else map(json_line, lines)
+    texts = csv_rows(lines, row.top_k, embeds=embeds) if form == "csv" else map(json_line, lines)
     response = Response(_in_blocks(texts), mimetype=CSV if form == "csv" else JSONL)
     response.headers["Cache-Control"] = PRIVATE
     response.vary.add("Accept")
@@ -85,34 +83,6 @@ def _read_options() -> ResultOptions:
 
 def _prefers_csv() -> bool:
     return request.accept_mimetypes.best_match([JSONL, CSV]) == CSV
-
-
-def _csv(lines: Iterable[Line], top_k: int, *, embeds: bool) -> Iterator[str]:
-    """One row a line, the best prediction first, then the others; RFC 4180."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    numbers = ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
-    columns = [f"{name}{number}" for number in numbers for name in ("label", "class_id", "score")]
-    outcome = ["embedding"] if embeds else columns
-    head = ["position", "name", "reference", "status"]
-    tail = ["error_code", "error_detail", "job", "metadata"]
-    writer.writerow([*head, *outcome, *tail])
-    for line in lines:
-        error = line["error"] or {}
-        cells: list[Any] = []
-        if embeds:
-            cells = [None if line["embedding"] is None else json.dumps(line["embedding"])]
-        else:
-            for found in line["predictions"] or ():
-                cells += [found["label"], found["class_id"], found["score"]]
-            cells += [None] * (len(columns) - len(cells))
-        metadata = json.dumps(line["metadata"], ensure_ascii=False)
-        end = [error.get("code"), error.get("detail"), line["job"], metadata]
-        writer.writerow([*(line[name] for name in head), *cells, *end])
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-    yield text.getvalue()
 
 
 def _in_blocks(texts: Iterator[str]) -> Iterator[str]:
