@@ -100,7 +100,7 @@ class Whole:
         give_up = time.monotonic() + _START_SECONDS
         while not self._serves(model):
             if time.monotonic() > give_up or self._process.poll() is not None:
-                raise RuntimeError(f"it did not start; see {self.log}")
+                raise RuntimeError(f"it did not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.5)
 
     def _serves(self, model: str) -> bool:

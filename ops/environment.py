@@ -31,5 +31,5 @@ def _as_text(value: object) -> str:
     if isinstance(value, Path):
         return str(value.absolute())
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(_as_text, value))
     return str(value)

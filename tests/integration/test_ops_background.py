@@ -214,6 +214,8 @@ def test_children_read_the_settings_that_we_read(
         data_dir=Path("here"),
         bind="127.0.0.1:9000",
         models=("a", "b"),
+        source_roots=(Path("in"), Path("/out")),
+        source_hosts=("one.example", "two.example:81"),
         download=(),
         max_batch_size=3,
         web_threads=5,
@@ -228,5 +230,6 @@ def test_children_read_the_settings_that_we_read(
     assert theirs.data_dir == tmp_path / "here"
     assert theirs.broker == "redis+socket:///x"
     assert theirs.database == f"sqlite:///{tmp_path / 'here' / 'classifier.db'}"
-    told = {"data_dir", "database_url", "redis_url"}
+    assert theirs.source_roots == (tmp_path / "in", Path("/out"))
+    told = {"data_dir", "database_url", "redis_url", "source_roots"}
     assert theirs.model_dump(exclude=told) == ours.model_dump(exclude=told)
