@@ -2,15 +2,14 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import click
 
 from ops.client import Client
+from ops.progress import Progress
 
 _FIRST_POLL_SECONDS, _POLL_SECONDS = 0.2, 1.0
-_LINE_SECONDS = 10.0
 
 
 def wait_for(client: Client, ingestion: str) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def wait_for(client: Client, ingestion: str) -> dict[str, Any]:
         Refused, Away: See `Client.ask`.
     """
     pause = _FIRST_POLL_SECONDS
-    with _Progress() as progress:
+    with _Images() as progress:
         while True:
             now: dict[str, Any] = client.json("GET", f"/v1/ingestions/{ingestion}")
             progress.show(now["counts"])
@@ -38,16 +37,15 @@ def _is_over(now: dict[str, Any]) -> bool:
     return output is None or bool(output["written_at"] or output["error"])
 
 
-class _Progress:
-    """How far it is, on stderr."""
+class _Images(Progress):
+    """How many images are done, on stderr."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        self._said_at = time.monotonic()
+        super().__init__("Classifying")
         if sys.stderr.isatty():
             self._bar = click.progressbar(
                 length=1,
-                label="Classifying",
+                label=self._label,
                 file=sys.stderr,
                 show_pos=True,
                 show_eta=False,
@@ -55,24 +53,11 @@ class _Progress:
                 item_show_func=lambda failed: f"{failed} failed" if failed else None,
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.render_finish()
-
     def show(self, counts: dict[str, int]) -> None:
         done = counts["total"] - counts["pending"]
         if self._bar is not None:
             # The source is still being read: what was the end is not.
             self._bar.length, self._bar.finished = max(counts["total"], 1), False
             self._bar.update(done - self._bar.pos, counts["failed"])
-        elif time.monotonic() - self._said_at >= _LINE_SECONDS:
-            self._said_at = time.monotonic()
-            click.echo(f"{done} of {counts['total']}, {counts['failed']} failed", err=True)
+        else:
+            self._say(f"{done} of {counts['total']}, {counts['failed']} failed")

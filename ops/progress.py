@@ -39,10 +39,15 @@ class Progress:
         """Show how far it is."""
         if sys.stderr.isatty():
             self._draw(done, total)
-        elif time.monotonic() - self._said_at >= _LINE_SECONDS:
-            self._said_at = time.monotonic()
+        else:
             of = f" of {mebibytes(total)}" if total else ""
-            click.echo(f"{self._label}: {mebibytes(done)}{of}", err=True)
+            self._say(f"{self._label}: {mebibytes(done)}{of}")
+
+    def _say(self, line: str) -> None:
+        """Where there is no bar: a line, but not too often."""
+        if time.monotonic() - self._said_at >= _LINE_SECONDS:
+            self._said_at = time.monotonic()
+            click.echo(line, err=True)
 
     def _draw(self, done: int, total: int | None) -> None:
         if self._bar is None:

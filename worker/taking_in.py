@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from shared.database import Database, new_id
+from shared.database import Database
 from shared.errors import ProblemError
 from shared.ingestions.birth import StoredImage
 from shared.ingestions.expansion import NewItem
+from shared.jobs.intake import object_name
 from shared.settings import Settings
 from shared.storage.protocol import Storage
 from shared.tables import images
@@ -122,6 +123,6 @@ class TakingIn:
             self._of_step[image.sha256] = image
 
     def _write(self, image: StoredImage, data: bytes) -> StoredImage:
-        name = f"images/{image.sha256}/{new_id()}"
+        name = object_name(image.sha256)
         self._storage.write(name, data)
         return replace(image, object=name)

@@ -137,9 +137,7 @@ def insert_jobs(
             "deadline_at": deadline_at,
             "request_id": ingestion.request_id,
             "trace_parent": ingestion.trace_parent,
-            # An image that was found guilty before starts as a suspect, and one lapse is enough.
-            "suspect": birth.image in guilty,
-            "lapses": transitions.LAPSES_TO_FAIL - 1 if birth.image in guilty else 0,
+            **transitions.suspicion(guilty=birth.image in guilty),
         }
         for number, birth in enumerate(births)
     ]

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Row, insert, or_, select, text, update
 from shared.database import Database, at_most, moment, stamp
 from shared.ingestions import transitions
 from shared.ingestions.birth import Birth, StoredImage, hold_images, insert_jobs
+from shared.jobs.transitions import STEP_ROWS
 from shared.tables import ingestions, items, model_versions
 
-STEP_ITEMS = 1000  # no transaction writes more
+STEP_ITEMS = STEP_ROWS
 LAPSES_TO_FAIL = 3
 _WAITING = text("ingestions.expanded_at IS NULL AND ingestions.status IN ('queued', 'running')")
 _LONGEST_PAUSE_SECONDS = 300.0
@@ -143,9 +144,7 @@ def end_claims(database: Database, tokens: Sequence[UUID]) -> int:
             connection.execute(
                 update(ingestions)
                 .where(_WAITING, ingestions.c.expander_token.in_(sorted(tokens)))
-                .values(
-                    expander_token=None, expander_lease_until=None, lapses=ingestions.c.lapses + 1
-                )
+                .values(**transitions.NOBODYS, lapses=ingestions.c.lapses + 1)
             ).rowcount
         )
     )
@@ -161,18 +160,31 @@ def release(
         expansion: The claim.
         pause_seconds: How long nobody is to take it.
         lapse: Whether it counts as one: an error of ours that may come again.
+
+    Raises:
+        Lost: The claim has ended.
     """
-    values = {
-        "not_before": stamp(pause_seconds) if pause_seconds else None,
-        "lapses": ingestions.c.lapses + int(lapse),
-    }
-    database.transact(lambda connection: _give_back(connection, expansion, **values))
+
+    def write(connection: Connection) -> None:
+        _held(connection, expansion)
+        transitions.change(
+            connection,
+            expansion.id,
+            **transitions.NOBODYS,
+            not_before=stamp(pause_seconds) if pause_seconds else None,
+            lapses=ingestions.c.lapses + int(lapse),
+        )
+
+    database.transact(write)
 
 
 def pause(database: Database, expansion: Expansion, *, reason: str, hours: float) -> bool:
     """Its source cannot be reached: try again later; False when that has gone on for too long.
 
     The pause grows with the time that it has gone on, to 5 min.
+
+    Raises:
+        Lost: The claim has ended.
     """
 
     def write(connection: Connection) -> bool:
@@ -185,9 +197,10 @@ def pause(database: Database, expansion: Expansion, *, reason: str, hours: float
             _end(connection, row, "source_unreachable", f"For {hours:g} hours: {reason}")
             return False
         seconds = min(max(1.0, waited / 2), _LONGEST_PAUSE_SECONDS)
-        _give_back(
+        transitions.change(
             connection,
-            expansion,
+            expansion.id,
+            **transitions.NOBODYS,
             not_before=stamp(seconds),
             unreachable_since=now if since is None else since,
         )
@@ -305,16 +318,6 @@ def _held(connection: Connection, expansion: Expansion) -> Row[Any]:
     return row
 
 
-def _give_back(connection: Connection, expansion: Expansion, **values: Any) -> None:
-    try:
-        _held(connection, expansion)
-    except Lost:
-        return
-    transitions.change(
-        connection, expansion.id, expander_token=None, expander_lease_until=None, **values
-    )
-
-
 def _end(connection: Connection, row: Row[Any], code: str | None, detail: str | None) -> None:
     """The expansion is over; recovery closes the ingestion once its jobs have ended."""
     error = {} if code is None else {"error_code": code, "error_detail": detail}
@@ -322,8 +325,7 @@ def _end(connection: Connection, row: Row[Any], code: str | None, detail: str | 
         connection,
         row.id,
         expanded_at=stamp(),
-        expander_token=None,
-        expander_lease_until=None,
+        **transitions.NOBODYS,
         **error,
     )
 

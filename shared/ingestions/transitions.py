@@ -24,7 +24,8 @@ from shared.tables import ingestions
 
 LIVE = ("queued", "running")
 RETRYABLE = ("partially_succeeded", "failed")
-_NOBODYS = {"expander_token": None, "expander_lease_until": None}
+# Of an ingestion that no expander holds.
+NOBODYS: dict[str, Any] = {"expander_token": None, "expander_lease_until": None}
 
 
 def locked(connection: Connection, ingestion: UUID) -> Row[Any] | None:
@@ -62,7 +63,7 @@ def cancel(connection: Connection, ingestion: UUID) -> bool:
     row = locked(connection, ingestion)
     if row is None or row.status not in LIVE:
         return False
-    change(connection, ingestion, status="canceled", finished_at=stamp(), **_NOBODYS)
+    change(connection, ingestion, status="canceled", finished_at=stamp(), **NOBODYS)
     return True
 
 
@@ -87,7 +88,7 @@ def stop_if_hopeless(connection: Connection, row: Row[Any]) -> bool:
         error_code="too_many_failures",
         error_detail=f"{failures} of {row.expanded} images failed; at most {row.max_failures} may."
         " What was not begun was cancelled.",
-        **_NOBODYS,
+        **NOBODYS,
     )
     return True
 

@@ -159,6 +159,11 @@ def replayed(
     )
 
 
+def object_name(sha256: str) -> str:
+    """A name that no other object has, for the bytes of an image."""
+    return f"images/{sha256}/{new_id()}"
+
+
 def next_sequence(connection: Connection, version_id: int, lane: str, flow: str) -> int:
     """The tag of a flow's next job: behind its own queued jobs, level with the head otherwise."""
     queue_up(connection, version_id, lane, flow)
@@ -197,7 +202,7 @@ def _store(database: Database, storage: Storage, new: _Submission) -> str | None
         known = connection.scalar(select(images.c.object).where(images.c.sha256 == new.sha256))
     if known is not None:
         return None
-    name = f"images/{new.sha256}/{new_id()}"
+    name = object_name(new.sha256)
     storage.write(name, new.image.data)
     return name
 
@@ -234,9 +239,7 @@ def _insert(connection: Connection, new: _Submission, stored: str | None) -> Acc
         else stamp(options.deadline_seconds),
         "request_id": caller.request_id,
         "trace_parent": caller.trace_parent,
-        # An image that was found guilty before starts as a suspect, and one lapse is enough.
-        "suspect": seen.guilty,
-        "lapses": transitions.LAPSES_TO_FAIL - 1 if seen.guilty else 0,
+        **transitions.suspicion(guilty=seen.guilty),
     }
     transitions.insert_job(connection, values, result_found=seen.has_result)
     return Accepted(job_id, queued=not seen.has_result)

@@ -59,6 +59,15 @@ LANE_CLOCK = (
 )
 
 
+def suspicion(*, guilty: bool) -> dict[str, Any]:
+    """How a new job begins: of an image found guilty before as a suspect, and one lapse is enough.
+
+    Args:
+        guilty: Whether a job of its image has failed with `worker_lost` under its version.
+    """
+    return {"suspect": guilty, "lapses": LAPSES_TO_FAIL - 1 if guilty else 0}
+
+
 def insert_job(connection: Connection, values: dict[str, Any], *, result_found: bool) -> None:
     """A job is born: `queued`, or `succeeded` when its image already has a result."""
     if result_found:

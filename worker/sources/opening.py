@@ -31,10 +31,8 @@ def open_source(
         Lost: The claim has ended.
     """
     row = expansion.row
-    if row.source_kind == "directory":
-        return DirectorySource(settings, row.source)
-    if row.source_kind == "bucket":
-        return BucketSource(settings, row.source)
+    if (in_place := _in_place(settings, row)) is not None:
+        return in_place
     path = _file(database, storage, settings, expansion)
     # By content: an address does not tell what it leads to. An archive that is none says so.
     if row.source_kind == "archive" or is_archive(path):
@@ -45,11 +43,7 @@ def open_source(
 def open_again(settings: Settings, expansion: Expansion) -> Refetching:
     """The source of which single entries are to be had again."""
     row = expansion.row
-    if row.source_kind == "directory":
-        return DirectorySource(settings, row.source)
-    if row.source_kind == "bucket":
-        return BucketSource(settings, row.source)
-    return ListSource(settings, None, _place(row))
+    return _in_place(settings, row) or ListSource(settings, None, _place(row))
 
 
 def forget_file(storage: Storage, settings: Settings, expansion: Expansion) -> None:
@@ -57,6 +51,13 @@ def forget_file(storage: Storage, settings: Settings, expansion: Expansion) -> N
     prefix = _prefix(expansion)
     storage.delete(*(found.name for found in storage.list(prefix)))
     shutil.rmtree(_cache(settings, expansion), ignore_errors=True)
+
+
+def _in_place(settings: Settings, row: Any) -> DirectorySource | BucketSource | None:
+    """A source that is read where it is; None of a file."""
+    if row.source_kind == "directory":
+        return DirectorySource(settings, row.source)
+    return BucketSource(settings, row.source) if row.source_kind == "bucket" else None
 
 
 def _file(database: Database, storage: Storage, settings: Settings, expansion: Expansion) -> Path:
