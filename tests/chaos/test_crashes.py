@@ -47,10 +47,10 @@ def service(shared_service: Service, redis_server: BrokerServer) -> Service:
 _numbers = count()
 
 
-def submit_at_once(service: Service, number: int) -> list[str]:
+def submit_at_once(service: Service, number: int, *, threads: int = 16) -> list[str]:
     """Hand in so many images that nobody has handed in before; the ids of their jobs."""
     images = [distinct_image(next(_numbers)) for _ in range(number)]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return [job["id"] for job in pool.map(service.submit, images)]
 
 
@@ -128,14 +128,14 @@ def test_a_bucket_that_does_not_answer_ends_no_worker_and_loses_no_job(
     """Read one after the other, a batch would be at it for longer than the watchdog allows."""
     settings = {
         "storage_url": s3_server.url(),
-        "storage_timeout_seconds": 1,
-        "fetch_limit_seconds": 6,
+        "storage_timeout_seconds": 2,
+        "fetch_limit_seconds": 12,
         "decode_threads": 1,
         **s3_server.settings,
     }
     with running(tmp_path, sqlite_url, redis_server.url, **settings) as service:
-        service.worker.signal(signal.SIGSTOP)
-        ids = submit_at_once(service, 16)
+        service.freeze(service.worker)
+        ids = submit_at_once(service, 16, threads=2)  # the bucket has little time for each
         s3_server.freeze()
         service.worker.signal(signal.SIGCONT)
         refused = service.post(distinct_image(next(_numbers)))

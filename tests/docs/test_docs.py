@@ -3,7 +3,6 @@
 `make docs` writes the answers that are not like the real ones anew.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -87,21 +86,10 @@ class Reader:
         """Hold the worker while a page shows jobs that wait, so that they do."""
         waits = answer is not None and re.search(r'"status": "(queued|canceled)"', answer.text)
         if waits and not self._held:
-            self._hold()
+            self.service.freeze(self.service.worker)
+            self._held = True
         elif self._held and not waits:
             self.release()
-
-    def _hold(self) -> None:
-        """Stop the worker, but not within a transaction: others would wait for its lock."""
-        lock = self.service.directory / "classifier.db.lock"
-        with lock.open("rb") as file:
-            while not self._held:
-                self.service.worker.signal(signal.SIGSTOP)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._held = True
-                except BlockingIOError:
-                    self.service.worker.signal(signal.SIGCONT)
 
     def release(self) -> None:
         """Let the worker go on."""

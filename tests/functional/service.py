@@ -1,5 +1,6 @@
 """A whole service of real processes, for tests that talk to it over HTTP and do it harm."""
 
+import fcntl
 import io
 import json
 import os
@@ -250,6 +251,26 @@ class Service:
         )
         assert answer.status_code == 200, answer.text
         return [json.loads(line) for line in answer.text.splitlines()]
+
+    def freeze(self, part: Part) -> None:
+        """Stop the part, but not in the middle of a write to SQLite, which would stop them all."""
+        while True:
+            part.signal(signal.SIGSTOP)
+            if not self._sqlite_is_locked():
+                return
+            part.signal(signal.SIGCONT)
+            time.sleep(0.01)
+
+    def _sqlite_is_locked(self) -> bool:
+        url = self.environment["DATABASE_URL"]
+        if not url.startswith("sqlite:"):
+            return False
+        with Path(url.removeprefix("sqlite:///") + ".lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def close(self) -> None:
         """End what still runs, without mercy."""
