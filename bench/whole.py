@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import requests
 
+from shared.settings import variable_of
+
 ROOT = Path(__file__).parents[1]
 NO_COST = "nothing"
 _START_SECONDS = 120
@@ -57,7 +59,7 @@ class Whole:
             "CLASSIFIER_BIND": self.url.removeprefix("http://"),
             "CLASSIFIER_DOWNLOAD": "",
             "CLASSIFIER_LOG_FORMAT": "json",
-            **{f"CLASSIFIER_{name.upper()}": str(value) for name, value in settings.items()},
+            **{variable_of(name): str(value) for name, value in settings.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
 
