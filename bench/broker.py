@@ -61,11 +61,11 @@ def main() -> int:
     rows = [
         (
             name,
-            f"{with_broker[name]:.1f}",
+            f"{value:.1f}",
             f"{without[name]:.1f}",
-            _ratio(with_broker, without, name),
+            f"{without[name] / value:.2f}",
         )
-        for name in with_broker
+        for name, value in with_broker.items()
     ]
     print(table((f"{_MODEL}, SQLite", *clients, "ratio"), rows))
     failed = sum(one.failed for one in figures.values())
