@@ -63,7 +63,9 @@ class _Background:
         self._settings = settings
         self._stopping = threading.Event()
         self._database = Database(
-            settings.database, pool_size=settings.expanders + _OTHER_CONNECTIONS
+            settings.database,
+            pool_size=settings.expanders + _OTHER_CONNECTIONS,
+            timeout_seconds=settings.database_timeout_seconds,
         )
         self._storage = open_storage(settings)
         self._recovery = Recovery(self._database, settings)

@@ -3,7 +3,7 @@
 import errno
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import click
 import structlog
@@ -43,9 +43,10 @@ def run_up(settings: Settings) -> int:
         click.echo("Starting.")
         if broker is not None:
             _start_broker(supervisor, broker)
+        with closing(Database(settings.database, pool_size=2, timeout_seconds=None)) as patient:
+            models.prepare(patient, open_storage(settings), models.wanted(settings))
         database = Database(settings.database, pool_size=2)
         stack.callback(database.close)
-        models.prepare(database, open_storage(settings), models.wanted(settings))
         announcer = Announcer(settings, database)
         options = ["--ends-broker", str(broker.socket)] if broker else []
         supervisor.start(python_part("web", environment, supervisor.parent_fd))

@@ -1,7 +1,5 @@
 """Connections, transactions, the clock and ids, on PostgreSQL and SQLite alike."""
 
-import fcntl
-import os
 import random
 import sqlite3
 import threading
@@ -33,12 +31,13 @@ from sqlalchemy.sql.functions import FunctionElement
 from uuid_utils.compat import uuid7
 
 from shared.errors import ConfigurationError, Unavailable
+from shared.outage import Outage
+from shared.postgresql import Silent, postgresql_engine
 from shared.tables import UTCDateTime
+from shared.write_lock import write_lock
 
 _SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"
-_LOCK_SECONDS = 5.0
-_LOCK_POLL_SECONDS = 0.001
-_NO_TURN = f"the database is busy: no turn to write in {_LOCK_SECONDS:g} s"
+_UNBOUNDED_LOCK_SECONDS = 10.0  # where statements may take as long as they like
 _REPEATED_STATES = frozenset({"40P01", "40001"})  # deadlock, serialization failure
 _REPEATS = 5
 
@@ -143,41 +142,38 @@ def _between_sqlite(element: milliseconds_between, compiler: SQLCompiler, **kw: 
 
 
 class Database:
-    """The one way to the database: `read` for looking, `transact` for every change."""
+    """The one way to the database: `read` for looking, `transact` for every change.
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    Args:
+        url: As SQLAlchemy takes it.
+        pool_size: Most connections at a time.
+        timeout_seconds: Longest wait for PostgreSQL to answer a statement; None: without end, as a
+            migration may need. Half of it is the longest wait for a lock, on SQLite too.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 10, timeout_seconds: float | None = 10
+    ) -> None:
         try:
             parsed = make_url(url)
         except ArgumentError as error:
             raise ConfigurationError("DATABASE_URL is not an SQLAlchemy URL") from error
+        lock_seconds = _UNBOUNDED_LOCK_SECONDS if timeout_seconds is None else timeout_seconds / 2
+        self._lock_seconds = lock_seconds
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._path = Path(str(parsed.database)).absolute()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._engine = _sqlite_engine(self._path, pool_size)
+            self._engine = _sqlite_engine(self._path, pool_size, lock_seconds)
             self._turn = threading.Lock()
         else:
-            self._engine = create_engine(
+            self._engine = postgresql_engine(
                 parsed,
-                pool_size=pool_size,
-                max_overflow=0,
-                pool_timeout=_LOCK_SECONDS,
-                # A connection that a restart of the database has cut is noticed before its use.
-                pool_pre_ping=True,
-                connect_args={
-                    "connect_timeout": 3,
-                    # Prepared on a short queue, a statement keeps the plan that was right for it
-                    # (a scan), and costs 0.3 s once the queue is long.
-                    "prepare_threshold": None,
-                    # Without these a frozen server or a cut line holds a thread for many minutes.
-                    "keepalives_idle": 10,
-                    "keepalives_interval": 5,
-                    "keepalives_count": 3,
-                    "tcp_user_timeout": 20000,
-                    "options": "-c statement_timeout=30000 -c lock_timeout=10000"
-                    " -c idle_in_transaction_session_timeout=60000",
-                },
+                pool_size,
+                lock_seconds=lock_seconds,
+                timeout_seconds=timeout_seconds,
             )
+        self._outage = Outage()
 
     @property
     def engine(self) -> Engine:
@@ -191,7 +187,7 @@ class Database:
         Raises:
             Unavailable: The database is away.
         """
-        with _translated(), self._engine.connect() as connection:
+        with self._translated(), self._connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def transact(self, work: Callable[[Connection], T]) -> T:
@@ -201,11 +197,11 @@ class Database:
             work: Does only database work; it may be called more than once.
 
         Raises:
-            Unavailable: The database is away, or its write lock was not had within 5 s.
+            Unavailable: The database is away, or its write lock was not had in time.
         """
         for repeat in range(_REPEATS):
             try:
-                with _translated():
+                with self._translated():
                     return self._once(work)
             except DBAPIError as error:
                 state = getattr(error.orig, "sqlstate", None)
@@ -216,9 +212,9 @@ class Database:
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         if not self.is_sqlite:
-            with self._engine.begin() as connection:
+            with self._connect() as connection, connection.begin():
                 return work(connection)
-        with self._engine.connect() as connection, _write_lock(self._path, self._turn):
+        with self._connect() as connection, write_lock(self._path, self._turn, self._lock_seconds):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 value = work(connection)
@@ -228,19 +224,46 @@ class Database:
             connection.exec_driver_sql("COMMIT")
             return value
 
+    def _connect(self) -> Connection:
+        """A connection that answers, or answered when it was used last, on SQLite."""
+        with self._outage.asking():
+            try:
+                return self._engine.connect()
+            except OperationalError as error:
+                self._outage.begins(_away(error))
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the many ways a database is away into one exception."""
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            if getattr(error.orig, "sqlstate", None) in _REPEATED_STATES:
+                raise
+            if isinstance(error.orig, Silent):
+                self._outage.begins(_away(error))
+            raise Unavailable(_away(error)) from error
+        except PoolTimeout as error:
+            raise Unavailable("the database is busy: no connection is free") from error
+
     def close(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
 
 
-def _sqlite_engine(path: Path, pool_size: int) -> Engine:
+def _away(error: DBAPIError) -> str:
+    return f"the database cannot be used: {error.orig}"
+
+
+def _sqlite_engine(path: Path, pool_size: int, lock_seconds: float) -> Engine:
     """SQLite in autocommit: a write transaction begins by hand, as BEGIN IMMEDIATE."""
     engine = create_engine(
         f"sqlite:///{path}",
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=_LOCK_SECONDS,
+        pool_timeout=lock_seconds,
     )
 
     @event.listens_for(engine, "connect")
@@ -250,7 +273,7 @@ def _sqlite_engine(path: Path, pool_size: int) -> Engine:
             "journal_mode = WAL",
             "synchronous = FULL",  # NORMAL may lose the last commits when the power fails
             "foreign_keys = ON",
-            f"busy_timeout = {int(_LOCK_SECONDS * 1000)}",
+            f"busy_timeout = {int(lock_seconds * 1000)}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -259,50 +282,3 @@ def _sqlite_engine(path: Path, pool_size: int) -> Engine:
 
 def _sqlite_now(offset_seconds: float) -> str:
     return (utc_now() + timedelta(seconds=offset_seconds)).strftime(_SQLITE_TIME)
-
-
-@contextmanager
-def _write_lock(path: Path, turn: threading.Lock) -> Iterator[None]:
-    """One writer at a time, in turn: SQLite's own waiting lets some writers wait for seconds.
-
-    The threads of a process take turns by `turn`, which wakes the next one at once; the processes
-    by a lock on a file, which has to be asked again and again. The descriptor is opened for each
-    transaction, since two threads on one descriptor do not exclude each other; Python opens it
-    close-on-exec.
-    """
-    give_up = time.monotonic() + _LOCK_SECONDS
-    if not turn.acquire(timeout=_LOCK_SECONDS):
-        raise Unavailable(_NO_TURN)
-    try:
-        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            while not _try_lock(descriptor):
-                if time.monotonic() > give_up:
-                    raise Unavailable(_NO_TURN)
-                time.sleep(_LOCK_POLL_SECONDS)
-            yield
-        finally:
-            os.close(descriptor)
-    finally:
-        turn.release()
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the many ways a database is away into one exception."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        if getattr(error.orig, "sqlstate", None) in _REPEATED_STATES:
-            raise
-        raise Unavailable(f"the database cannot be used: {error.orig}") from error
-    except PoolTimeout as error:
-        raise Unavailable("the database is busy: no free connection in 5 s") from error

@@ -30,6 +30,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="SQLAlchemy URL; without it, SQLite in the data directory.",
     )
+    database_timeout_seconds: float = Field(
+        10,
+        gt=0,
+        description="Longest wait for PostgreSQL to answer a statement; half of it is the longest "
+        "wait for a lock, SQLite's too.",
+    )
     redis_url: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),

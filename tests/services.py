@@ -102,7 +102,8 @@ class _Server:
         """Send a signal and wait; a server that doesn't obey is killed. Ended already is fine."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGCONT)  # A frozen process wouldn't hear the next one.
+        if self.running:
+            self.thaw()  # a frozen process would not hear the next one
         self._process.send_signal(sign)
         try:
             self._process.wait(STOP_SECONDS)
@@ -112,12 +113,19 @@ class _Server:
         self._process = None
 
     def freeze(self) -> None:
-        """Stop the process without ending it: connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """Stop its processes without ending them: connections stay open and nothing answers."""
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen process go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        """Let what is frozen go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, sign: signal.Signals) -> None:
+        """Signal the process, and then its children: PostgreSQL has one for each connection."""
+        os.kill(self.pid, sign)
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), sign)
 
 
 def find_broker_binary() -> Path:

@@ -67,7 +67,11 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _make_services(settings: Settings) -> Services:
     # A connection for each thread that serves, one for the thread that waits.
-    database = Database(settings.database, pool_size=settings.web_threads + 1)
+    database = Database(
+        settings.database,
+        pool_size=settings.web_threads + 1,
+        timeout_seconds=settings.database_timeout_seconds,
+    )
     celery = make_celery(settings.broker, socket_timeout_seconds=_BROKER_SECONDS)
     return Services(
         settings=settings,

@@ -93,7 +93,9 @@ def _unavailable(error: Unavailable) -> Response:
     log.warning("request_unavailable", error=str(error))
     return problem(
         "service_unavailable",
-        "The database or the storage cannot be used right now. Nothing was accepted.",
+        # Of a commit whose answer never came nobody knows, until it is asked for again.
+        "The database or the storage cannot be used right now. Try again; with an Idempotency-Key "
+        "nothing is made twice.",
     )
 
 

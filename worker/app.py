@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 def run_worker(settings: Settings) -> int:
     """Work until SIGTERM; the exit code comes back. Neither start nor stop needs a broker."""
     configure_logging(settings, role="worker")
-    database = Database(settings.database)
+    database = Database(settings.database, timeout_seconds=settings.database_timeout_seconds)
     _wait_for_database(database)
     who = take_slot(settings.data_dir)
     taken_over = register(database, who, device="cpu", max_batch=settings.max_batch_size)

@@ -11,6 +11,8 @@ from shared.jobs.claiming import renew
 from shared.settings import Settings
 from worker.watchdog import WatchedThread
 
+_AWAY_SECONDS = 1.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -28,7 +30,8 @@ class Leases(threading.Thread):
 
     def run(self) -> None:
         """Renew, pause, renew; a database that is away is asked again."""
-        while not self.ended.wait(self._settings.renew_seconds):
+        pause = self._settings.renew_seconds
+        while not self.ended.wait(pause):
             tokens = [
                 token
                 for thread in self._watched
@@ -37,7 +40,10 @@ class Leases(threading.Thread):
                 # Read once: the loop clears it whenever its batch ends.
                 and (token := thread.activity.token) is not None
             ]
+            pause = self._settings.renew_seconds
             try:
                 renew(self._database, tokens, lease_seconds=self._settings.lease_seconds)
             except Unavailable as error:
                 log.warning("leases_not_renewed", error=str(error))
+                # When it is back, others wait no longer for us than two renewals take.
+                pause = min(pause, _AWAY_SECONDS)

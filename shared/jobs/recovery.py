@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, case, delete, or_, select, update
 
 from shared.database import Database, at_most, moment
+from shared.errors import Unavailable
 from shared.ingestions import upkeep
 from shared.jobs import queries, transitions
 from shared.jobs.claiming import end_leases, lapsed_claims
@@ -44,7 +46,7 @@ class Recovery:
             Unavailable: The database is away; call again later.
         """
         steps: tuple[Callable[[Database], int], ...] = (
-            *((requeue_lapsed,) if self.may_take_from_others() else ()),
+            *((self._requeue_lapsed,) if self.may_take_from_others() else ()),
             unpark,
             end_overdue,
             upkeep.pin_to_current,
@@ -62,6 +64,9 @@ class Recovery:
                 log.info("recovery", step=step.__name__.lstrip("_"), changed=changed)
         self._note_success()
 
+    def _requeue_lapsed(self, database: Database) -> int:
+        return requeue_lapsed(database, within_seconds=self._longest_round())
+
     def _end_unserved(self, database: Database) -> int:
         return end_unserved(database, self.settings.unserved_hours)
 
@@ -77,8 +82,10 @@ class Recovery:
         """Whether the last successful step is more than two intervals ago, or there was none."""
         if self._last_success is None:
             return True
-        longest = 2 * self.settings.recovery_seconds + _STEP_SECONDS
-        return time.monotonic() - self._last_success > longest
+        return time.monotonic() - self._last_success > self._longest_round()
+
+    def _longest_round(self) -> float:
+        return 2 * self.settings.recovery_seconds + _STEP_SECONDS
 
     def _note_success(self) -> None:
         if self._was_away():
@@ -86,19 +93,41 @@ class Recovery:
         self._last_success = time.monotonic()
 
 
-def requeue_lapsed(database: Database) -> int:
-    """Give the jobs of claims whose lease is over back to the queue."""
-    return requeue(database, lapsed_claims(database))
+def requeue_lapsed(database: Database, *, within_seconds: float = inf) -> int:
+    """Give the jobs of claims whose lease is over back to the queue.
+
+    Args:
+        database: The database.
+        within_seconds: An answer that took longer is not believed: it comes from a database that
+            was away meanwhile, and the owners could not renew.
+
+    Raises:
+        Unavailable: The database is away, or was until a moment ago.
+    """
+    began = time.monotonic()
+    return requeue(database, lapsed_claims(database), since=began, within_seconds=within_seconds)
 
 
-def requeue(database: Database, tokens: Sequence[UUID]) -> int:
+def requeue(
+    database: Database,
+    tokens: Sequence[UUID],
+    *,
+    since: float = inf,
+    within_seconds: float = inf,
+) -> int:
     """Give the jobs of these claims back, each in a transaction that checks its lease again."""
-    return sum(
-        database.transact(
-            lambda connection, token=token: transitions.requeue_lapsed(connection, token)  # type: ignore[misc]
-        )
-        for token in tokens
-    )
+    jobs_taken = 0
+    for token in tokens:
+
+        def take(connection: Connection, token: UUID = token, since: float = since) -> int:
+            taken = transitions.requeue_lapsed(connection, token)
+            if time.monotonic() - since > within_seconds:
+                raise Unavailable("the database was away: who holds claims may renew them first")
+            return taken
+
+        jobs_taken += database.transact(take)
+        since = time.monotonic()
+    return jobs_taken
 
 
 def succeed_slot(database: Database, slot: str, worker: UUID) -> int:

@@ -109,11 +109,12 @@ class API:
         *,
         headers: dict[str, str] | None = None,
         filename: str = "a.zip",
+        client: FlaskClient | None = None,
         **options: Any,
     ) -> TestResponse:
         """Send an archive, or a list, as a form; nothing of it is looked at but its beginning."""
         form = {"archive": (io.BytesIO(data), filename), "model": "digits", **options}
-        return self.client.post("/v1/ingestions", data=form, headers=headers)
+        return (client or self.client).post("/v1/ingestions", data=form, headers=headers)
 
     def job(self, **options: Any) -> dict[str, Any]:
         """Send one image, and have the job."""

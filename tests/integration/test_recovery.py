@@ -6,10 +6,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from sqlalchemy import func, select
 
 from shared import models
 from shared.database import new_id
+from shared.errors import Unavailable
 from shared.jobs import recording, recovery
 from shared.jobs.claiming import end_trial, note_trial, renew
 from shared.jobs.recording import Unread
@@ -170,6 +172,16 @@ def test_a_process_that_was_away_takes_nothing_at_first(stage: Stage) -> None:
 
 def make_identity(slot: str = "slot:1") -> identity.Identity:
     return identity.Identity(new_id(), slot, lock=-1)
+
+
+def test_what_a_database_says_that_was_away_meanwhile_is_not_believed(stage: Stage) -> None:
+    """Leases that lapsed while it hung could not be renewed; their owners are there."""
+    job_id = stage.submit().job_id
+    claim = stage.must_claim(lease_seconds=-1)
+    with pytest.raises(Unavailable):
+        recovery.requeue_lapsed(stage.database, within_seconds=0)  # any answer takes longer
+    assert stage.job(job_id).claim_token == claim.token
+    assert recovery.requeue_lapsed(stage.database, within_seconds=60) == 1
 
 
 def test_the_successor_in_a_slot_takes_over_at_once(stage: Stage, tmp_path: Path) -> None:
