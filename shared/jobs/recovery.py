@@ -114,13 +114,14 @@ def requeue(
     *,
     since: float = inf,
     within_seconds: float = inf,
+    wait: bool = False,
 ) -> int:
     """Give the jobs of these claims back, each in a transaction that checks its lease again."""
     jobs_taken = 0
     for token in tokens:
 
         def take(connection: Connection, token: UUID = token, since: float = since) -> int:
-            taken = transitions.requeue_lapsed(connection, token)
+            taken = transitions.requeue_lapsed(connection, token, wait=wait)
             if time.monotonic() - since > within_seconds:
                 raise Unavailable("the database was away: who holds claims may renew them first")
             return taken
@@ -144,7 +145,8 @@ def succeed_slot(database: Database, slot: str, worker: UUID) -> int:
         connection.execute(delete(workers).where(workers.c.id.in_(earlier)))
         return connection.scalars(select(claims.c.token).where(claims.c.worker.in_(earlier))).all()
 
-    return requeue(database, database.transact(end))
+    # What the server still holds locked for them it lets go in a moment.
+    return requeue(database, database.transact(end), wait=True)
 
 
 def unpark(database: Database) -> int:

@@ -283,11 +283,14 @@ def cancel_claimed(connection: Connection, token: UUID, ids: Sequence[UUID]) -> 
     return _fenced(connection, token, ids, _canceled())
 
 
-def requeue_lapsed(connection: Connection, token: UUID) -> int:
+def requeue_lapsed(connection: Connection, token: UUID, *, wait: bool = False) -> int:
     """Give the jobs of a lapsed claim back as suspects, and end the claim.
 
     Only the job that was on trial has the lapse counted against it; the third makes it fail. The
     lease is looked at again under the row's lock: its worker may have renewed it meanwhile.
+
+    Unless told to wait, it leaves a claim with a job that is locked for the next round: its worker
+    may have vanished in the middle of recording it, and all other claims would wait, too.
     """
     lapsed = connection.execute(
         select(claims.c.trial)
@@ -296,14 +299,20 @@ def requeue_lapsed(connection: Connection, token: UUID) -> int:
     ).first()
     if lapsed is None:
         return 0
+    held = jobs.c.claim_token == token
     ids = connection.scalars(
-        select(jobs.c.id).where(jobs.c.claim_token == token).order_by(jobs.c.id).with_for_update()
+        select(jobs.c.id).where(held).order_by(jobs.c.id).with_for_update(skip_locked=not wait)
     ).all()
+    if (
+        len(ids)
+        < connection.execute(select(func.count()).select_from(jobs).where(held)).scalar_one()
+    ):
+        return 0
     on_trial = jobs.c.id == lapsed.trial if lapsed.trial is not None else literal_column("1 = 0")
     guilty = and_(on_trial, jobs.c.lapses >= LAPSES_TO_FAIL - 1)
     changed = connection.execute(
         update(jobs)
-        .where(jobs.c.claim_token == token)
+        .where(held)
         .values(
             status=case((guilty, "failed"), else_="queued"),
             finished_at=case((guilty, stamp()), else_=None),

@@ -66,6 +66,20 @@ def test_a_claim_renewed_at_the_last_moment_stays(stage: Stage) -> None:
     assert stage.record(claim) == 1
 
 
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # SQLite locks no rows
+def test_what_a_vanished_worker_has_locked_holds_nothing_else_up(stage: Stage) -> None:
+    """Cut off in the middle of a transaction, it keeps its locks until the server gives it up."""
+    locked, free = stage.submit_each("a", "b")
+    stage.must_claim(1, lease_seconds=-1)
+    stage.must_claim(1, lease_seconds=-1)
+    with stage.database.engine.begin() as vanished:
+        vanished.execute(select(jobs).where(jobs.c.id == locked).with_for_update())
+        assert recovery.requeue_lapsed(stage.database) == 1
+        assert stage.statuses([locked, free]) == ["running", "queued"]
+    assert recovery.requeue_lapsed(stage.database) == 1
+    assert stage.statuses([locked, free]) == ["queued", "queued"]
+
+
 def test_two_recoveries_at_once_requeue_each_job_once(stage: Stage) -> None:
     ids = stage.submit_many(12)
     while stage.claim(3, lease_seconds=-1):
