@@ -98,7 +98,7 @@ def open_registry(settings: "Settings") -> "tuple[Database, Storage]":
     database, storage = Database(settings.database, pool_size=3), open_storage(settings)
     if database.is_sqlite:
         prepare(database, storage, wanted(settings))
-    elif not migrations.is_current(database):
+    elif not migrations.is_new_enough(database):
         raise ServiceError("the database has another schema: run `classify db upgrade` first")
     return database, storage
 

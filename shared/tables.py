@@ -370,7 +370,7 @@ ingestion_counts = Table(
 result_files = Table(
     "result_files",
     metadata,
-    Column("ingestion", Uuid, ForeignKey("ingestions.id"), primary_key=True),
+    Column("ingestion", Uuid, ForeignKey("ingestions.id", ondelete="CASCADE"), primary_key=True),
     Column("part", Integer, primary_key=True, autoincrement=False),
     Column("name", String(100), primary_key=True),
     Column("rows", Integer, nullable=False),

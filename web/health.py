@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify
 
 from shared.database import Database
 from shared.errors import Unavailable
-from shared.migrations import is_current
+from shared.migrations import is_new_enough
 from web.problems import problem
 from web.services import services
 
@@ -50,5 +50,5 @@ def _reach(database: Database) -> None:
 
 
 def _compare_schema(database: Database) -> None:
-    if not is_current(database):
+    if not is_new_enough(database):
         raise Unavailable("the schema is not the one this release needs: run `classify db upgrade`")

@@ -9,7 +9,7 @@ from shared.consumer import Consumer
 from shared.database import Database
 from shared.errors import Unavailable
 from shared.logging import configure_logging
-from shared.migrations import is_current
+from shared.migrations import is_new_enough
 from shared.queue import make_celery, queue_name
 from shared.settings import Settings
 from shared.storage.opening import open_storage
@@ -46,7 +46,7 @@ def _wait_for_database(database: Database) -> None:
     said = False
     while True:
         try:
-            if is_current(database):
+            if is_new_enough(database):
                 return
             reason = "the schema is not at this release's revision: run `classify db upgrade`"
         except Unavailable as error:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from shared import online
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -17,14 +19,14 @@ _INDEXES = {
     ),
 }
 _BEST_LABEL = {
-    "postgresql": "UPDATE results SET label = predictions -> 0 ->> 1",
-    "sqlite": "UPDATE results SET label = json_extract(predictions, '$[0][1]')",
+    "postgresql": "predictions -> 0 ->> 1",
+    "sqlite": "json_extract(predictions, '$[0][1]')",
 }
 
 
 def upgrade() -> None:
     """Apply."""
-    op.add_column(
+    online.add_column(
         "results",
         sa.Column(
             "embedding",
@@ -34,17 +36,17 @@ def upgrade() -> None:
             "predictions.",
         ),
     )
-    op.add_column(
+    online.add_column(
         "results",
         sa.Column(
             "label", sa.Text(), nullable=True, comment="The best prediction's, to find jobs by."
         ),
     )
-    op.execute(_BEST_LABEL[op.get_bind().dialect.name])
-    op.create_index("ix_results_label", "results", ["label", "image", "model_version"])
+    best = _BEST_LABEL[op.get_bind().dialect.name]
+    online.fill("results", "label", best, key="image")
+    online.create_index("ix_results_label", "results", ["label", "image", "model_version"])
     for name, (columns, condition) in _INDEXES.items():
-        where = sa.text(condition)
-        op.create_index(name, "jobs", columns, postgresql_where=where, sqlite_where=where)
+        online.create_index(name, "jobs", columns, condition)
 
 
 def downgrade() -> None:

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
+from shared import online
 from shared.tables import UTCDateTime
 
 revision = "0004"
@@ -10,9 +11,29 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+_INDEXES = {
+    "jobs_ingestion": (["ingestion", "id"], "ingestion IS NOT NULL"),
+    "jobs_ingestion_failed": (
+        ["ingestion", "position"],
+        "ingestion IS NOT NULL AND status IN ('failed', 'expired')",
+    ),
+    "jobs_ingestion_finished": (
+        ["ingestion", "finished_at", "position"],
+        "ingestion IS NOT NULL AND finished_at IS NOT NULL",
+    ),
+}
+
 
 def upgrade() -> None:
     """Apply."""
+    online.add_column(
+        "jobs",
+        sa.Column(
+            "position", sa.Integer(), nullable=True, comment="Of its item in the ingestion, from 0."
+        ),
+    )
+    for name, (columns, condition) in _INDEXES.items():
+        online.create_index(name, "jobs", columns, condition)
     op.create_table(
         "ingestions",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -208,58 +229,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("job IS NULL AND error_code IS NULL"),
         sqlite_where=sa.text("job IS NULL AND error_code IS NULL"),
     )
-    op.add_column(
-        "jobs",
-        sa.Column(
-            "position", sa.Integer(), nullable=True, comment="Of its item in the ingestion, from 0."
-        ),
-    )
-    op.create_index(
-        "jobs_ingestion",
-        "jobs",
-        ["ingestion", "id"],
-        unique=False,
-        postgresql_where=sa.text("ingestion IS NOT NULL"),
-        sqlite_where=sa.text("ingestion IS NOT NULL"),
-    )
-    op.create_index(
-        "jobs_ingestion_failed",
-        "jobs",
-        ["ingestion", "position"],
-        unique=False,
-        postgresql_where=sa.text("ingestion IS NOT NULL AND status IN ('failed', 'expired')"),
-        sqlite_where=sa.text("ingestion IS NOT NULL AND status IN ('failed', 'expired')"),
-    )
-    op.create_index(
-        "jobs_ingestion_finished",
-        "jobs",
-        ["ingestion", "finished_at", "position"],
-        unique=False,
-        postgresql_where=sa.text("ingestion IS NOT NULL AND finished_at IS NOT NULL"),
-        sqlite_where=sa.text("ingestion IS NOT NULL AND finished_at IS NOT NULL"),
-    )
 
 
 def downgrade() -> None:
-    """Undo."""
-    op.drop_index(
-        "jobs_ingestion_finished",
-        table_name="jobs",
-        postgresql_where=sa.text("ingestion IS NOT NULL AND finished_at IS NOT NULL"),
-        sqlite_where=sa.text("ingestion IS NOT NULL AND finished_at IS NOT NULL"),
-    )
-    op.drop_index(
-        "jobs_ingestion_failed",
-        table_name="jobs",
-        postgresql_where=sa.text("ingestion IS NOT NULL AND status IN ('failed', 'expired')"),
-        sqlite_where=sa.text("ingestion IS NOT NULL AND status IN ('failed', 'expired')"),
-    )
-    op.drop_index(
-        "jobs_ingestion",
-        table_name="jobs",
-        postgresql_where=sa.text("ingestion IS NOT NULL"),
-        sqlite_where=sa.text("ingestion IS NOT NULL"),
-    )
+    """Undo. Jobs that came from an ingestion stay, and then came from none."""
+    op.execute("UPDATE jobs SET ingestion = NULL WHERE ingestion IS NOT NULL")
+    for name in _INDEXES:
+        op.drop_index(name, "jobs")
     op.drop_column("jobs", "position")
     op.drop_index(
         "items_unfetched",

@@ -19,8 +19,12 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
+        # The release before this one deletes ingestions, and knows nothing of this table.
         sa.ForeignKeyConstraint(
-            ["ingestion"], ["ingestions.id"], name=op.f("fk_result_files_ingestion")
+            ["ingestion"],
+            ["ingestions.id"],
+            name=op.f("fk_result_files_ingestion"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("ingestion", "part", "name", name=op.f("pk_result_files")),
     )

@@ -1,36 +1,47 @@
-"""Migrations: they make what the tables say, can be undone, and may run twice at once."""
+"""Migrations: they make what the tables say, lose nothing, can be undone, and run twice at once."""
 
-import re
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from shared import tables
 from shared.database import Database
-from shared.migrations import is_current, upgrade
+from shared.jobs import recording
+from shared.jobs.claiming import LaneCursor, claim_batch
+from shared.jobs.recording import Outcome
+from shared.migrations import is_new_enough, upgrade
+from tests.integration.helpers import SEVEN
+from tests.integration.schema import (
+    Rows,
+    add_rows,
+    downgrade_to,
+    identity,
+    revisions,
+    rows_of,
+    schema_of,
+    upgrade_to,
+)
 from tests.services import ROOT
 
 
 @pytest.fixture
-def empty(database_url: str) -> Any:
+def empty(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.close()
 
 
 def test_an_empty_database_is_brought_up_to_date(empty: Database) -> None:
-    assert not is_current(empty)
+    assert not is_new_enough(empty)
     upgrade(empty)
-    assert is_current(empty)
+    assert is_new_enough(empty)
     upgrade(empty)  # and once more, which changes nothing
-    assert is_current(empty)
+    assert is_new_enough(empty)
     with empty.read() as connection:
         assert set(tables.metadata.tables) <= set(inspect(connection).get_table_names())
 
@@ -43,73 +54,89 @@ def test_migrations_and_tables_are_the_same(database: Database) -> None:
         assert compare_metadata(context, tables.metadata) == []
 
 
-_COLUMNS = """
-SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-       pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
-"""
-_OPTIONS = """
-SELECT 'options', relname, reloptions FROM pg_class
-WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-"""
-_CONSTRAINTS = """
-SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
-FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-"""
-_INDEXES = (
-    "SELECT 'index', tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
-)
-_SQLITE = "SELECT type, tbl_name, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
-
-
-def schema_of(database: Database) -> set[tuple[Any, ...]]:
-    """All that the database itself knows of its schema, Alembic's own table left out."""
-    queries = [_SQLITE] if database.is_sqlite else [_COLUMNS, _OPTIONS, _CONSTRAINTS, _INDEXES]
-    found = set()
-    with database.read() as connection:
-        for query in queries:
-            for row in connection.execute(text(query)):
-                if row[1] != "alembic_version":
-                    found.add(tuple(_plain(value) for value in row))
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(sorted(value))
-    if isinstance(value, str) and value.startswith("CREATE TABLE"):
-        # The table's constraints may stand in any order.
-        return tuple(sorted(re.sub(r"[\s()]+", " ", part).strip() for part in value.split(",")))
-    return value
-
-
-def downgrade(database: Database) -> None:
-    def run(connection: Any) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(ROOT / "migrations"))
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-
-    database.transact(run)
-
-
 def test_what_alembic_does_not_compare_is_the_same_too(database: Database) -> None:
     """Conditions of indexes, checks, storage options: what the database itself says of both."""
     migrated = schema_of(database)
-    downgrade(database)
+    downgrade_to(database, "base")
+    assert not is_new_enough(database)
+    assert schema_of(database) == set()
     database.transact(tables.metadata.create_all)
     assert schema_of(database) == migrated
 
 
-def test_migrations_can_be_undone_and_done_again(database: Database) -> None:
-    before = schema_of(database)
-    downgrade(database)
-    assert not is_current(database)
-    assert schema_of(database) == set()
+# What an older schema has no place for, by the revision that is undone.
+_LOST = {("0004", "jobs", "ingestion"): None}
+
+
+def _assert_kept(before: Rows, after: Rows, undone: str | None = None) -> None:
+    """Every row is still there, with all that both schemas have a place for."""
+    for table in before.keys() & after.keys():
+        columns = before[table][0].keys() & after[table][0].keys()
+        assert [{key: row[key] for key in columns} for row in after[table]] == [
+            {key: _LOST.get((undone or "", table, key), row[key]) for key in columns}
+            for row in before[table]
+        ], table
+
+
+def test_no_row_is_lost_step_by_step_up_down_and_up_again(empty: Database) -> None:
+    steps = revisions()
+    rows: Rows = {}
+    for number, revision in enumerate(steps):
+        upgrade_to(empty, revision)
+        if rows:
+            _assert_kept(rows, rows_of(empty))
+        add_rows(empty, number)
+        rows = rows_of(empty)
+    newest = schema_of(empty)
+    assert set(rows) == set(tables.metadata.tables)
+    assert {row["label"] for row in rows["results"]} >= {"seven"}
+
+    for number, revision in reversed(list(enumerate(steps))[1:]):
+        downgrade_to(empty, steps[number - 1])
+        _assert_kept(rows, rows_of(empty), undone=revision)
+        add_rows(empty, len(steps) + number)  # in the older schema's own way
+        rows = rows_of(empty)
+
+    for revision in steps[1:]:
+        upgrade_to(empty, revision)
+        _assert_kept(rows, rows_of(empty))
+    assert schema_of(empty) == newest
+    assert is_new_enough(empty)
+    assert all(row["label"] == "seven" for row in rows_of(empty)["results"])
+
+
+def test_jobs_of_ingestions_that_a_downgrade_removed_still_end(database: Database) -> None:
+    add_rows(database, 0)
+    downgrade_to(database, "0003")
     upgrade(database)
-    assert is_current(database)
+    (job,) = [row for row in rows_of(database)["jobs"] if row["status"] == "queued"]
+    claim = claim_batch(
+        database,
+        LaneCursor(),
+        version_id=job["model_version"],
+        lane=job["lane"],
+        limit=10,
+        worker=identity(job["id"]),
+        lease_seconds=60,
+    )
+    assert claim is not None
+    outcomes = [Outcome(claimed.id, claimed.image, SEVEN) for claimed in claim.jobs]
+    assert (
+        recording.record(
+            database, claim, outcomes, decode_ms=1, inference_ms=1, unreachable_hours=24
+        )
+        == 1
+    )
+
+
+def test_code_of_the_release_before_works_on_a_later_schema(database: Database) -> None:
+    """While the next release is rolled out, and after it was taken back."""
+    later = text("UPDATE alembic_version SET version_num = '9999'")
+    database.transact(lambda connection: connection.execute(later))
+    assert is_new_enough(database)
+    before = schema_of(database)
+    upgrade(database)
+    assert is_new_enough(database)
     assert schema_of(database) == before
 
 
@@ -141,4 +168,4 @@ def test_processes_that_upgrade_at_once_do_it_once(empty: Database, database_url
         process.stdin.flush()
     errors = [process.communicate(timeout=60)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    assert is_current(empty)
+    assert is_new_enough(empty)
