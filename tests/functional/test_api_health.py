@@ -37,15 +37,18 @@ def test_an_empty_database_is_not_ready(
     assert api.client.get("/healthz").status_code == 200
 
 
-def test_an_old_schema_is_not_ready(api: API) -> None:
-    api.database.transact(
-        lambda connection: connection.execute(
-            text("UPDATE alembic_version SET version_num = '0000'")
-        )
-    )
+def _stamp(api: API, revision: str) -> None:
+    stamp = text("UPDATE alembic_version SET version_num = :revision")
+    api.database.transact(lambda c: c.execute(stamp, {"revision": revision}))
+
+
+def test_an_old_schema_is_not_ready_and_the_next_release_s_is(api: API) -> None:
+    _stamp(api, "0001")
     response = api.client.get("/readyz")
     assert response.status_code == 503
     assert response.json["checks"]["schema"] != "ok"
+    _stamp(api, "9999")  # it is being rolled out
+    assert api.client.get("/readyz").status_code == 200
 
 
 def test_a_storage_that_takes_no_writes_is_not_ready(
