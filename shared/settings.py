@@ -12,6 +12,7 @@ from shared.errors import ConfigurationError
 
 PREFIX = "CLASSIFIER_"
 _ENV_FILE = ".env"
+_MOST_DAYS = 36_500  # with many more, `delete_at` would lie behind the year 9999
 _SECRETS = ("DATABASE_URL", "REDIS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -189,6 +190,15 @@ class Settings(BaseSettings):
     )
 
     # Background worker
+    retention_days: float = Field(
+        0,
+        ge=0,
+        le=_MOST_DAYS,
+        allow_inf_nan=False,
+        description="How many days after its end a job is kept, with its image and result, and an "
+        "ingestion with all of its jobs; may be a fraction. 0: until somebody deletes it, so that "
+        "nothing is lost unasked.",
+    )
     sweep_seconds: float = Field(60, gt=0, description="Pause between two sweeps.")
     orphan_hours: float = Field(
         24, gt=0, description="Age at which a stored object without a row is removed."

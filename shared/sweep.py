@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, sele
 from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, at_most, moment, utc_now
+from shared.retention import Retention
 from shared.settings import Settings
 from shared.storage.protocol import Storage
 from shared.tables import (
@@ -36,7 +37,7 @@ _WORKER_SECONDS = 24 * 3600
 _ROWS = 100
 _KEYS = 1000
 _PAGE = 5000
-_IMAGES_SECONDS = 10.0  # of one sweep; where it stopped, the next one goes on
+_STEP_SECONDS = 10.0  # of one sweep for a long step; where it stopped, the next one goes on
 _LISTINGS_PER_AGE = 24  # listing a storage is dear: objects are looked at so often before they go
 
 log = structlog.get_logger(__name__)
@@ -60,8 +61,13 @@ class Sweep:
     database: Database
     storage: Storage
     settings: Settings
+    _retention: Retention = field(init=False)
     _after: str = field(default="", init=False)
     _next_listing: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        """The retention has a place of its own in the tables."""
+        self._retention = Retention(self.database, self.settings.retention_days)
 
     def step(self) -> None:
         """Run each step once.
@@ -70,6 +76,8 @@ class Sweep:
             Unavailable: Database or storage is away; call again later.
         """
         steps: tuple[Callable[[], int], ...] = (
+            self._retention.remove_jobs,
+            self._retention.hide_ingestions,
             self.remove_deleted_ingestions,
             self.remove_unused_images,
             self.remove_orphans,
@@ -90,29 +98,37 @@ class Sweep:
                 .order_by(ingestions.c.id)
                 .limit(at_most(_ROWS))
             ).all()
+        removed, give_up = 0, time.monotonic() + _STEP_SECONDS
         for row in gone:
-            for table, column, key in (
-                (items, items.c.ingestion, items.c.position),
-                (jobs, jobs.c.ingestion, jobs.c.id),
-            ):
-                self._remove_rows(table, column == row.id, key)
+            emptied = all(
+                self._remove_rows(table, column == row.id, key, give_up)
+                for table, column, key in (
+                    (items, items.c.ingestion, items.c.position),
+                    (jobs, jobs.c.ingestion, jobs.c.id),
+                )
+            )
+            if not emptied:
+                break
             self.database.transact(partial(_delete_ingestion, ingestion=row.id))
             if row.object is not None:
                 self.storage.delete(row.object)
-        return len(gone)
+            removed += 1
+        return removed
 
     def _remove_rows(
-        self, table: Table, chosen: ColumnElement[bool], key: ColumnElement[Any]
-    ) -> None:
-        """Delete these rows, 1,000 a transaction."""
+        self, table: Table, chosen: ColumnElement[bool], key: ColumnElement[Any], give_up: float
+    ) -> bool:
+        """Delete these rows, 1,000 a transaction; False where that would have taken too long."""
         some = select(key).where(chosen).order_by(key).limit(at_most(_KEYS))
         statement = delete(table).where(chosen, key.in_(some))
         while self.database.transact(lambda connection: connection.execute(statement).rowcount):
-            pass
+            if time.monotonic() > give_up:
+                return False
+        return True
 
     def remove_unused_images(self) -> int:
         """Delete images that no job cites, with their results, then their objects."""
-        give_up = time.monotonic() + _IMAGES_SECONDS
+        give_up = time.monotonic() + _STEP_SECONDS
         removed = 0
         while time.monotonic() < give_up:
             with self.database.read() as connection:

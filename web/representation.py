@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from web.schemas import (
     Queue,
     Timings,
 )
+from web.services import services
 
 _ESTIMATE_SECONDS = 1.0  # a position is counted at most so often for one job
 _ESTIMATES_KEPT = 10_000
@@ -54,7 +55,9 @@ def job_json(row: Row[Any], *, queue: Queue | None = None) -> Job:
         "started_at": _time_or_none(row.started_at),
         "finished_at": _time_or_none(row.finished_at),
         "deadline_at": _time_or_none(row.deadline_at),
-        "delete_at": _time_or_none(row.delete_at),
+        "delete_at": _delete_at(
+            row.finished_at if row.ingestion is None else row.ingestion_settled_at
+        ),
         "queue": queue,
         "predictions": predictions_of(row),
         "embedding": embedding_of(row),
@@ -126,6 +129,7 @@ def ingestion_json(seen: Seen) -> Ingestion:
         "expanded_at": _time_or_none(row.expanded_at),
         "finished_at": _time_or_none(row.finished_at),
         "deadline_at": _time_or_none(row.deadline_at),
+        "delete_at": _delete_at(row.settled_at),
         "counts": {
             "total": row.expanded,
             "pending": seen.pending,
@@ -219,6 +223,12 @@ def _timings(row: Row[Any]) -> Timings | None:
         "inference_ms": row.inference_ms,
         "total_ms": _milliseconds(row.created_at, row.finished_at),
     }
+
+
+def _delete_at(ended_at: datetime | None) -> str | None:
+    """When what ended then is removed; it follows the setting, as what removes it does."""
+    days = services().settings.retention_days
+    return _time(ended_at + timedelta(days=days)) if days and ended_at is not None else None
 
 
 def _milliseconds(begin: datetime, end: datetime) -> float:

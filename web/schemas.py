@@ -150,7 +150,13 @@ class Job(TypedDict):
     started_at: str | None
     finished_at: str | None
     deadline_at: str | None
-    delete_at: str | None
+    delete_at: Annotated[
+        str | None,
+        Field(
+            description="From when on it may be removed, with its ingestion if it has one; null "
+            "until that has ended, and where nothing is removed by itself."
+        ),
+    ]
     queue: Queue | None
     predictions: list[Prediction] | None
     embedding: list[float] | None
@@ -245,6 +251,9 @@ class Ingestion(TypedDict):
     ]
     finished_at: str | None
     deadline_at: str | None
+    delete_at: Annotated[
+        str | None, Field(description="From when on it may be removed, as in a job.")
+    ]
     counts: IngestionCounts
     images_per_second: Annotated[
         float | None, Field(description="Of the last 200 images; of all, once it has ended.")

@@ -13,6 +13,7 @@ state: expander, recovery and clients meet there.
 An ingestion that was stopped still has jobs: recovery cancels them, and then it is settled.
 """
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -153,6 +154,17 @@ def delete(connection: Connection, owner: str, ingestion: UUID) -> bool:
     if row is None or row.owner != owner or row.deleted_at is not None:
         return False
     cancel(connection, ingestion)
+    change(connection, ingestion, deleted_at=stamp())
+    return True
+
+
+def delete_settled(connection: Connection, ingestion: UUID, before: datetime) -> bool:
+    """Hide it, unless it settled later: a retry may have come in between. False if it stays."""
+    row = locked(connection, ingestion)
+    if row is None or row.deleted_at is not None or row.settled_at is None:
+        return False
+    if row.settled_at >= before:
+        return False
     change(connection, ingestion, deleted_at=stamp())
     return True
 

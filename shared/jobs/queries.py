@@ -19,7 +19,7 @@ from sqlalchemy import (
 from shared.database import at_most, moment
 from shared.errors import ProblemError
 from shared.jobs import transitions
-from shared.tables import TERMINAL, images, jobs, model_versions, results, workers
+from shared.tables import TERMINAL, images, ingestions, jobs, model_versions, results, workers
 
 POSITION_LIMIT = 1000
 LIVE_SECONDS = 30  # a worker says every few seconds that it lives
@@ -31,7 +31,7 @@ def owned(owner: str) -> ColumnElement[bool]:
 
 
 def job_rows(owner: str) -> Select[Any]:
-    """Jobs with their model, image and result, as a client may see them."""
+    """Jobs with their model, image, result and ingestion, as a client may see them."""
     return (
         select(
             jobs,
@@ -45,6 +45,7 @@ def job_rows(owner: str) -> Select[Any]:
             images.c.animated,
             results.c.predictions,
             results.c.embedding,
+            ingestions.c.settled_at.label("ingestion_settled_at"),
         )
         .join_from(jobs, model_versions, model_versions.c.id == jobs.c.model_version)
         .join(images, images.c.sha256 == jobs.c.image)
@@ -55,6 +56,7 @@ def job_rows(owner: str) -> Select[Any]:
             & text("jobs.status = 'succeeded'"),
             isouter=True,
         )
+        .join(ingestions, ingestions.c.id == jobs.c.ingestion, isouter=True)
         .where(owned(owner))
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -285,6 +286,9 @@ def _facts(row: Row[Any], ingestion: Ingestion) -> list[tuple[str, str]]:
             facts.append(("Took", age((row.finished_at - row.started_at).total_seconds())))
     elif row.deadline_at is not None:
         facts.append(("Deadline", time_of(row.deadline_at, now)))
+    if ingestion["delete_at"] is not None:
+        kept_until = datetime.fromisoformat(ingestion["delete_at"])
+        facts.append(("Kept until", time_of(kept_until, now)))
     if ingestion["max_failures"] is not None:
         facts.append(("Stops after", counted(ingestion["max_failures"], "failure", "failures")))
     return [(name, value) for name, value in facts if value]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -258,4 +259,7 @@ def _facts(job: Job) -> list[tuple[str, str]]:
             ("In total", timings["total_ms"]),
         ]
         facts += [(name, duration(value)) for name, value in named if value is not None]
+    if job["delete_at"] is not None:
+        kept_until = datetime.fromisoformat(job["delete_at"])
+        facts.append(("Kept until", time_of(kept_until, utc_now())))
     return facts
