@@ -238,8 +238,12 @@ class Database:
         """Turn the many ways a database is away into one exception."""
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
-            if getattr(error.orig, "sqlstate", None) in _REPEATED_STATES:
+        except DBAPIError as error:
+            # A connection that the server has closed, for whatever reason, is closed.
+            is_away = isinstance(error, OperationalError | InterfaceError)
+            if getattr(error.orig, "sqlstate", None) in _REPEATED_STATES or not (
+                is_away or error.connection_invalidated
+            ):
                 raise
             if isinstance(error.orig, Silent):
                 self._outage.begins(_away(error))

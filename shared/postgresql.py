@@ -81,7 +81,16 @@ def _bounded(timeout_seconds: float) -> type[psycopg.Connection[Any]]:
 
 def _server_options(lock_seconds: float, timeout_seconds: float | None) -> str:
     """The limits that the server itself keeps, in the form of libpq's `options`."""
-    limits = {"lock_timeout": lock_seconds, "idle_in_transaction_session_timeout": 60.0}
+    limits = {
+        "lock_timeout": int(lock_seconds * 1000),
+        # A process that is frozen in the middle of a transaction, or whose host has vanished, holds
+        # what it has locked until the server gives it up: a queue's clock, which all claims write.
+        "idle_in_transaction_session_timeout": 20_000,
+        "tcp_user_timeout": 10_000,
+        "tcp_keepalives_idle": 5,
+        "tcp_keepalives_interval": 2,
+        "tcp_keepalives_count": 3,
+    }
     if timeout_seconds is not None:
-        limits["statement_timeout"] = timeout_seconds
-    return " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
+        limits["statement_timeout"] = int(timeout_seconds * 1000)
+    return " ".join(f"-c {name}={value}" for name, value in limits.items())
