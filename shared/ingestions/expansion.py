@@ -68,12 +68,16 @@ def claim(
 
     Args:
         database: The database.
-        token: Of this expander.
+        token: Of this expander, which holds nothing that it knows of: what bears it was taken by a
+            commit whose answer never came, and is taken again.
         lease_seconds: How long it holds without renewal.
         take_lapsed: Also from others whose lease is over; not right after an absence of ours or of
             the database, in which they could not renew.
     """
-    nobodys: list[Any] = [ingestions.c.expander_token.is_(None)]
+    nobodys: list[Any] = [
+        ingestions.c.expander_token.is_(None),
+        ingestions.c.expander_token == token,
+    ]
     if take_lapsed:
         nobodys.append(ingestions.c.expander_lease_until < moment())
     free = (*_due(), or_(*nobodys))
@@ -88,7 +92,7 @@ def claim(
         ).first()
         if row is None:
             return False, None
-        lapses = row.lapses + (row.expander_token is not None)
+        lapses = row.lapses + (row.expander_token not in (None, token))
         if lapses >= LAPSES_TO_FAIL:
             _end(
                 connection,
