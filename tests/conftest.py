@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,6 +67,12 @@ def _have(make: Callable[[], Service], config: pytest.Config) -> Service:
         if config.getoption("--require-services"):
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def have(pytestconfig: pytest.Config) -> Callable[[Callable[[], Any]], Any]:
+    """Make a service by calling what makes it; where it is missing, skip, or fail if required."""
+    return partial(_have, config=pytestconfig)
 
 
 def _up(server: Server) -> Server:

