@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from sqlalchemy import Connection, select
+
 from ops.catalogue import BUNDLED, DOWNLOADS
 from ops.directory import install_directory, read_directory
 from ops.install import version_of
@@ -10,6 +12,7 @@ from shared import migrations, models
 from shared.database import Database
 from shared.settings import Settings
 from shared.storage.protocol import Storage
+from shared.tables import images
 
 
 def wanted(settings: Settings) -> list[str]:
@@ -25,17 +28,25 @@ def wanted(settings: Settings) -> list[str]:
 
 
 def prepare(database: Database, storage: Storage, names: Iterable[str] = ()) -> None:
-    """Bring the schema up to date, make models known by name, and install the bundled ones.
+    """Bring schema and storage up to date, make models known, and install the bundled ones.
 
     Raises:
         Unavailable: Database or storage is away.
     """
     migrations.upgrade(database)
+    with database.read() as connection:
+        storage.begin(is_new=_is_empty(connection))
     for name in names:
         database.transact(lambda connection, name=name: models.register(connection, name))  # type: ignore[misc]
     for name, directory in BUNDLED.items():
         if (directory / "model.keras").is_file() and not _is_known(database, name, directory):
             install_directory(database, storage, name, directory)
+
+
+def _is_empty(connection: Connection) -> bool:
+    """Whether no image was ever kept."""
+    named = select(images.c.sha256).where(images.c.object.is_not(None)).limit(1)
+    return connection.execute(named).first() is None
 
 
 def _is_known(database: Database, name: str, directory: Path) -> bool:

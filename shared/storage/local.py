@@ -13,13 +13,38 @@ from shared.errors import ObjectMissing, Unavailable
 from shared.storage.protocol import StoredObject
 
 _UNFINISHED = ".unfinished-"
+_MARK = ".storage"
 
 
 class LocalStorage:
-    """A directory. A write goes to a file beside its place, is synced, then renamed."""
+    """A directory. A write goes to a file beside its place, is synced, then renamed.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        marked: Whether `begin` has marked the directory, so that one without the mark is another
+            one: the place where a disk is not mounted. An object is not missing because it isn't
+            there, and nothing is written there, where it would be hidden as soon as the disk is
+            back.
+    """
+
+    def __init__(self, root: Path, *, marked: bool = False) -> None:
         self._root = root.absolute()
+        self._marked = marked
+
+    def begin(self, *, is_new: bool) -> None:
+        """See `Storage.begin`."""
+        if not self._marked or (self._root / _MARK).is_file():
+            return
+        if not is_new and not (self._root / "models").is_dir():
+            raise Unavailable(
+                f"the storage directory {self._root} is empty, though the database tells of images "
+                "in it. Is its disk mounted?"
+            )
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            (self._root / _MARK).write_text("The images and models of an image classifier.\n")
+            _sync_directory(self._root)
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def write(self, name: str, data: bytes) -> None:
         """See `Storage.write`."""
@@ -77,15 +102,22 @@ class LocalStorage:
         self.write("check", b"written by a readiness check")
 
     def _check_root(self) -> None:
-        """A root that vanished (an unmounted disk) must not pass for a missing object."""
+        """A root that vanished (an unmounted disk) must not pass for an empty one."""
         if not self._root.is_dir():
             raise Unavailable(f"the storage directory {self._root} is gone")
+        if self._marked and not (self._root / _MARK).is_file():
+            raise Unavailable(
+                f"the storage directory {self._root} is another one, without the file {_MARK}. Is "
+                "its disk mounted?"
+            )
 
     def _path(self, name: str) -> Path:
         return self._root / name
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[BinaryIO]:
+        if self._marked:
+            self._check_root()
         path = self._path(name)
         unfinished = path.with_name(f"{_UNFINISHED}{uuid4().hex}")
         try:
@@ -103,7 +135,9 @@ class LocalStorage:
             _sync_directory(path.parent)
             _sync_directory(path.parent.parent)
         except OSError as error:
-            raise Unavailable(f"the storage cannot be written: {error.strerror}") from error
+            raise _unwritable(error) from error
+        if self._marked:
+            self._check_root()  # it may have gone while its directories were made
 
     @staticmethod
     def _create(path: Path) -> BinaryIO:
@@ -115,6 +149,10 @@ class LocalStorage:
             except (FileNotFoundError, FileExistsError) as error:
                 last = error
         raise last
+
+
+def _unwritable(error: OSError) -> Unavailable:
+    return Unavailable(f"the storage cannot be written: {error.strerror}")
 
 
 def _sync_directory(directory: Path) -> None:

@@ -25,7 +25,7 @@ def open_storage(settings: Settings) -> Storage:
     """
     url = urlsplit(settings.storage)
     if url.scheme == "file" and url.path and url.netloc in {"", "localhost"}:
-        return LocalStorage(Path(unquote(url.path)))
+        return LocalStorage(Path(unquote(url.path)), marked=True)
     if url.scheme == "s3" and url.netloc:
         return _open_bucket(settings, url.netloc, url.path.strip("/"))
     raise ConfigurationError(

@@ -18,6 +18,16 @@ class StoredObject:
 class Storage(Protocol):
     """An object store. Each method may raise `Unavailable` when the store cannot be asked."""
 
+    def begin(self, *, is_new: bool) -> None:
+        """Make an empty store ready; for whoever sets the service up, not for its parts.
+
+        Args:
+            is_new: Whether nothing was ever kept in it.
+
+        Raises:
+            Unavailable: It cannot be written, or is empty though it should not be.
+        """
+
     def write(self, name: str, data: bytes) -> None:
         """Store `data`; afterwards it is there completely, or, on any failure, not at all."""
 

@@ -104,6 +104,9 @@ class S3Storage:
         """For files of models; web, which has none, never makes it."""
         return self._connect({"timeout": timedelta(days=1), "read_timeout": self._part_timeout})
 
+    def begin(self, *, is_new: bool) -> None:
+        """See `Storage.begin`. A bucket is there or is not: nothing else lies in its place."""
+
     def write(self, name: str, data: bytes) -> None:
         """See `Storage.write`; one request, which the bucket takes whole or not at all."""
         with self._asking("written"):

@@ -22,6 +22,7 @@ from shared.jobs.recording import Embedding, Failure, Outcome, Predictions, reco
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.settings import Settings
+from shared.storage.opening import open_storage
 from shared.tables import ingestion_counts, ingestions, items, jobs, workers
 from tests.services import free_port
 from web.app import create_app
@@ -236,6 +237,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     )
     database = Database(settings.database)
     upgrade(database)
+    open_storage(settings).begin(is_new=True)
     server = make_server("127.0.0.1", port, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

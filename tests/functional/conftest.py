@@ -4,6 +4,7 @@ import base64
 import io
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from werkzeug.test import TestResponse
 from shared import models
 from shared.bell import Bell
 from shared.database import Database, new_id
+from shared.errors import Unavailable
 from shared.jobs import recording
 from shared.jobs.claiming import Claim, LaneCursor, claim_batch
 from shared.jobs.recording import Failure, Outcome, Predictions
@@ -25,6 +27,7 @@ from shared.jobs.recovery import Recovery
 from shared.migrations import upgrade
 from shared.models import ModelSpec
 from shared.settings import Settings
+from shared.storage.opening import open_storage
 from tests.services import PostgresServer, S3Server
 from web.app import create_app
 from web.services import EXTENSION, Services
@@ -250,7 +253,10 @@ def make_api(tmp_path: Path) -> Iterator[Callable[..., API]]:
     made: list[API] = []
 
     def make(**values: Any) -> API:
-        app = create_app(make_settings(tmp_path, **values))
+        settings = make_settings(tmp_path, **values)
+        with suppress(Unavailable):  # what is away is what the test is about
+            open_storage(settings).begin(is_new=True)
+        app = create_app(settings)
         bell = SilentBell()
         app.extensions[EXTENSION] = replace(app.extensions[EXTENSION], bell=bell)
         api = API(app, app.test_client(), bell)

@@ -32,7 +32,9 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def storage(settings: Settings) -> Storage:
-    return open_storage(settings)
+    found = open_storage(settings)
+    found.begin(is_new=True)
+    return found
 
 
 def names(storage: Storage, prefix: str = "images") -> list[str]:
@@ -137,5 +139,7 @@ def test_threads_that_write_read_and_delete_do_not_disturb_each_other(
 def test_an_installation_whose_only_name_is_a_url_is_found_again(tmp_path: Path) -> None:
     place = tmp_path / "a b"
     settings = Settings(_env_file=None, data_dir=tmp_path, storage_url=place.as_uri())
-    open_storage(settings).write(NAME, b"data")
+    storage = open_storage(settings)
+    storage.begin(is_new=True)
+    storage.write(NAME, b"data")
     assert (place / NAME).read_bytes() == b"data"

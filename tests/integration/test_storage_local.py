@@ -92,6 +92,36 @@ def test_a_root_that_is_gone_is_no_missing_object(storage: LocalStorage, root: P
         storage.fetch_directory("models/1", Path("cache"))
 
 
+def test_another_directory_in_its_place_is_no_empty_storage(root: Path) -> None:
+    """A disk that is not mounted leaves an empty directory, and what is written there is hidden."""
+    storage = LocalStorage(root, marked=True)
+    storage.begin(is_new=True)
+    storage.write(NAME, b"data")
+    root.rename(root.with_name("elsewhere"))
+    for _ in range(2):
+        for use in (
+            lambda: storage.write(NAME, b"data"),
+            lambda: storage.read(NAME),
+            lambda: storage.fetch_directory("models/1", Path("cache")),
+            lambda: LocalStorage(root, marked=True).begin(is_new=False),
+        ):
+            with pytest.raises(Unavailable):
+                use()
+        root.mkdir(exist_ok=True)  # and as an empty directory
+    assert list(root.iterdir()) == []
+    root.rmdir()
+    root.with_name("elsewhere").rename(root)
+    LocalStorage(root, marked=True).begin(is_new=False)
+    assert storage.read(NAME) == b"data"
+
+
+def test_a_storage_from_before_the_mark_is_taken_over(root: Path) -> None:
+    LocalStorage(root).write("models/1/model.keras", b"weights")
+    storage = LocalStorage(root, marked=True)
+    storage.begin(is_new=False)
+    storage.write(NAME, b"data")
+
+
 def test_a_root_that_cannot_be_written_is_unavailable(root: Path) -> None:
     root.write_bytes(b"a file in its place")
     storage = LocalStorage(root)

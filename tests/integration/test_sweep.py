@@ -35,6 +35,7 @@ class World:
     def __init__(self, url: str, settings: Settings) -> None:
         self.database = Database(url)
         self.storage = open_storage(settings)
+        self.storage.begin(is_new=True)
         self.version = self.database.transact(
             lambda connection: models.install(
                 connection, "digits", "0123456789ab", SPEC, [("0", "0")]
