@@ -91,6 +91,7 @@ class Cases:
             Case("position of the last job", self._position),
             Case("status, a minute of the last hour", _minute),
             Case("status, what waits", _depth),
+            Case("what waits, for the limits of a submit", _backlog),
             Case("recovery with nothing to do", self._recovery),
             Case("recovery that mends 15 jobs", self._recovery_with_work),
             Case("waiting lanes", self._waiting_lanes),
@@ -180,6 +181,11 @@ def _depth(queue: FilledQueue, watch: Stopwatch) -> None:
         assert depth.read_waiting(connection)
         depth.count_parked(connection)
         depth.count_running(connection)
+
+
+def _backlog(queue: FilledQueue, watch: Stopwatch) -> None:
+    with watch(), queue.database.read() as connection:
+        assert depth.count_by_owner(connection, most=10_000)
 
 
 def _submit(queue: FilledQueue, watch: Stopwatch, *, known: bool) -> None:

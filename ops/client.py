@@ -19,6 +19,8 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _FRUITLESS = 5  # streams in a row that break before their first line
 _PIECE_BYTES = 2**16
 _BUSY = (429, 502, 503, 504)  # of a proxy, too
+# It is there, and says when to come back: no patience is used up.
+_FULL = ("backlog_full", "too_many_jobs", "too_many_ingestions")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
 _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
@@ -72,7 +74,8 @@ class Client:
             method: GET, POST or DELETE.
             path: Behind the service's address.
             body: Makes the body, for each attempt anew.
-            patience_seconds: Instead of the client's own.
+            patience_seconds: Instead of the client's own; a service that is full is waited for
+                without end.
             how: As `requests` takes it.
 
         Raises:
@@ -81,9 +84,9 @@ class Client:
         """
         patience = self._patience if patience_seconds is None else patience_seconds
         # The pauses are counted, not the attempts: an upload that breaks may have taken hours.
-        waited, pause = 0.0, _FIRST_PAUSE_SECONDS
+        waited, pause, said = 0.0, _FIRST_PAUSE_SECONDS, False
         while True:
-            wait = pause
+            wait, full = pause, False
             try:
                 with closing(body()) if body else nullcontext() as data:
                     answer = self._http.request(
@@ -102,13 +105,18 @@ class Client:
                 if answer.status_code not in _BUSY or problem.get("code") == "model_unavailable":
                     raise Refused(reason, problem.get("code") or "refused")
                 wait = max(wait, _seconds(answer.headers.get("Retry-After")))
-            if waited + wait > patience:
+                full = problem.get("code") in _FULL
+            if not full and waited + wait > patience:
                 raise Away(f"{self.url} cannot be used: {reason}")
-            if not waited:
+            if not said:
                 click.echo(f"Waiting for {self.url}: {reason}", err=True)
+                said = True
             time.sleep(wait)
-            waited += wait
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            if full:
+                waited, pause = 0.0, _FIRST_PAUSE_SECONDS
+            else:
+                waited += wait
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def json(self, method: str, path: str, **how: Any) -> Any:
         """The answer's JSON; raises as `ask` does."""

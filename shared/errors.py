@@ -57,9 +57,12 @@ CODES: dict[str, Code] = {
     "source_refused": Code(403, "The operator does not allow this source or output"),
     "unsupported_source": Code(415, "This is not a source the service reads"),
     "model_unknown": Code(422, "There is no such model"),
+    "too_many_jobs": Code(429, "You have too many jobs waiting", retryable=True),
+    "too_many_ingestions": Code(429, "You have too many unfinished ingestions", retryable=True),
     "internal_error": Code(500, "Something went wrong on our side", retryable=True),
     "model_unavailable": Code(503, "The model is not installed", retryable=True),
     "service_unavailable": Code(503, "The service cannot do this right now", retryable=True),
+    "backlog_full": Code(503, "The service has too many jobs waiting", retryable=True),
     # Of jobs only
     "image_unreadable": Code(422, "The image cannot be decoded"),
     "image_missing": Code(410, "The stored image is gone"),

@@ -87,6 +87,18 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(32 * 2**20, gt=0, description="Largest image, in bytes.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Largest image, width x height.")
     max_images_per_form: int = Field(20, gt=0, description="Images of one form on the page.")
+    max_backlog: int = Field(
+        100_000,
+        ge=0,
+        description="Jobs that may wait in one lane, those of ingestions aside, before more are "
+        "refused with 503; 0: any number.",
+    )
+    max_queued_per_owner: int = Field(
+        0,
+        ge=0,
+        description="Jobs of one owner that may wait, those of ingestions aside, before more are "
+        "refused with 429; 0: any number.",
+    )
     idempotency_hours: float = Field(24, gt=0, description="How long an Idempotency-Key is kept.")
 
     # Ingestions
@@ -99,6 +111,12 @@ class Settings(BaseSettings):
         10_000, gt=0, description="Images sent as one ingestion without an archive."
     )
     max_items: int = Field(10_000_000, gt=0, description="Most items of one ingestion.")
+    max_ingestions_per_owner: int = Field(
+        1000,
+        ge=0,
+        description="Unfinished ingestions that one owner may have before more are refused with "
+        "429; 0: any number.",
+    )
     max_expanded_bytes: int = Field(
         256 * 2**30, gt=0, description="Most bytes that one archive may unpack to."
     )

@@ -20,6 +20,7 @@ from web import (
     problems,
     results,
 )
+from web.backlog import Backlog
 from web.renderer import Renderer
 from web.services import EXTENSION, ON_STOP, Services
 from web.waiting import Waiting
@@ -78,6 +79,7 @@ def _make_services(settings: Settings) -> Services:
         database=database,
         storage=open_storage(settings),
         bell=Bell(celery),
+        backlog=Backlog(database, settings),
         waiting=Waiting(database, most=settings.web_threads // 2),
         renderer=Renderer(
             max_pixels=settings.max_image_pixels,

@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from flask import Response, after_this_request
+from sqlalchemy import Connection
 
 from shared.database import new_id
 from shared.errors import ProblemError
-from shared.ingestions import intake
+from shared.ingestions import intake, queries
 from shared.ingestions.addresses import classify_source
 from shared.ingestions.intake import IngestionOptions, NewSource
 from shared.models import resolve
@@ -28,6 +29,7 @@ _TAR, _TAR_AT = b"ustar", 257
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".tzst")
 _HEAD_BYTES = 4096
 _NAME_CHARACTERS = 255
+_FULL_SECONDS = 30  # an ingestion takes minutes, and an upload is sent again for each try
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def accept(given: Given, options: IngestionOptions, *, idempotency_key: str | No
     """Accept an ingestion, to ring for it afterwards; when this returns, it is committed.
 
     Raises:
-        ProblemError: The model is unknown or not installed, or the Idempotency-Key stands for
-            another request or a deleted ingestion.
+        ProblemError: The model is unknown or not installed, the owner has too many unfinished
+            ingestions, or the Idempotency-Key stands for another request or a deleted one.
         Unavailable: Database or storage is away; nothing was accepted.
     """
     if not options.model.isprintable():  # PostgreSQL cannot even be asked for a name with NUL
@@ -64,6 +66,7 @@ def accept(given: Given, options: IngestionOptions, *, idempotency_key: str | No
             if known is not None:
                 return known
         target = resolve(connection, options.model)
+        _check_room(connection, caller.owner, own.settings.max_ingestions_per_owner)
     new, stored = new_id(), None
     if given.path is not None:
         stored = f"sources/{new}/{new_id()}"
@@ -86,6 +89,21 @@ def accept(given: Given, options: IngestionOptions, *, idempotency_key: str | No
         return response
 
     return accepted
+
+
+def _check_room(connection: Connection, owner: str, most: int) -> None:
+    """Refuse one more than an owner may have; several handed in at the same moment all have room.
+
+    Raises:
+        ProblemError: `too_many_ingestions`.
+    """
+    if most and queries.count_unfinished(connection, owner, most=most) >= most:
+        raise ProblemError(
+            "too_many_ingestions",
+            f"At most {most:,} of your ingestions may be unfinished at a time. Try again when one "
+            "has ended.",
+            retry_after_seconds=_FULL_SECONDS,
+        )
 
 
 def _content(given: Given) -> str:

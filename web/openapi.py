@@ -87,7 +87,10 @@ def _paths() -> dict[str, Any]:
                 "Classify one image",
                 {"202": body("Job", "Accepted.", "Location", "Retry-After")}
                 | {"200": body("Job", "Accepted, and finished already.", "Location")},
-                (*_HANDING_IN, "image_too_large", "unsupported_image"),
+                (
+                    *_HANDING_IN,
+                    *("backlog_full", "image_too_large", "too_many_jobs", "unsupported_image"),
+                ),
                 parameters=[wait, ref("idempotency_key"), *option_parameters(Options, "image/*")],
                 requestBody={"required": True, "content": submissions()},
             ),
@@ -141,7 +144,7 @@ def _paths() -> dict[str, Any]:
                 "Classify all images of an archive, a folder, a bucket or a list",
                 {"202": body("Ingestion", "Accepted.", "Location", "Retry-After")}
                 | {"200": body("Ingestion", "Accepted before, and finished.", "Location")},
-                (*_HANDING_IN, "source_refused", "unsupported_source"),
+                (*_HANDING_IN, "source_refused", "too_many_ingestions", "unsupported_source"),
                 parameters=[
                     ref("idempotency_key"),
                     *option_parameters(BulkOptions, "archive or list as the"),

@@ -8,6 +8,7 @@ from shared.bell import Bell
 from shared.database import Database
 from shared.settings import Settings
 from shared.storage.protocol import Storage
+from web.backlog import Backlog
 from web.renderer import Renderer
 from web.waiting import Waiting
 
@@ -23,6 +24,7 @@ class Services:
     database: Database
     storage: Storage
     bell: Bell
+    backlog: Backlog
     waiting: Waiting
     renderer: Renderer
 

@@ -8,7 +8,7 @@ from flask import g, request
 from shared.errors import ProblemError
 from shared.jobs import intake
 from shared.jobs.intake import Caller, JobOptions, NewImage
-from shared.models import resolve
+from shared.models import Target, resolve
 from web.owners import current_owner
 from web.services import services
 
@@ -27,8 +27,8 @@ def accept(
     """Accept a job and ring for it; when this returns, the job is committed.
 
     Raises:
-        ProblemError: The model is unknown or not installed, or the Idempotency-Key stands for
-            another request or a deleted job.
+        ProblemError: The model is unknown or not installed, there is no room for another job, or
+            the Idempotency-Key stands for another request or a deleted job.
         Unavailable: Database or storage is away; nothing was accepted.
     """
     if not options.model.isprintable():  # PostgreSQL cannot even be asked for a name with NUL
@@ -42,12 +42,29 @@ def accept(
             if known is not None:
                 return known
         target = resolve(connection, options.model)
+    _check_room(image, options, target, caller)
     accepted = intake.submit(
         own.database, own.storage, image, _clean(filename), options, target, caller
     )
     if accepted.queued:
+        own.backlog.add(caller.owner, options.lane)
         own.bell.ring(options.model.partition("@")[0], options.lane)
     return accepted.job_id
+
+
+def _check_room(image: NewImage, options: JobOptions, target: Target, caller: Caller) -> None:
+    """Refuse a job that would wait where enough wait already.
+
+    Raises:
+        ProblemError: `backlog_full` or `too_many_jobs`.
+        Unavailable: The database is away.
+    """
+    own = services()
+    refusal = own.backlog.refusal(caller.owner, options.lane)
+    if refusal is not None:
+        with own.database.read() as connection:
+            if not intake.is_answered(connection, image.sha256, target):
+                raise refusal
 
 
 def current_caller(idempotency_key: str | None = None) -> Caller:

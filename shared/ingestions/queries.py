@@ -46,6 +46,21 @@ def find(connection: Connection, owner: str, ingestion: UUID) -> Seen | None:
     return None if row is None else _seen(connection, row)
 
 
+def count_unfinished(connection: Connection, owner: str, *, most: int) -> int:
+    """How many ingestions of an owner have not ended; counted as far as `most`."""
+    unfinished = (
+        select(ingestions.c.id)
+        .where(
+            ingestions.c.settled_at.is_(None),  # few are: by the index of those
+            ingestions.c.status.in_(LIVE),
+            owned(owner),
+        )
+        .limit(at_most(most))
+        .subquery()
+    )
+    return connection.scalar(select(func.count()).select_from(unfinished)) or 0
+
+
 def page(
     connection: Connection,
     owner: str,

@@ -1,11 +1,13 @@
-"""How much waits and is worked on, for the status page: by index, and counted to a limit."""
+"""How much waits and is worked on, for limits and the status page: by index, and to a limit."""
 
+from collections import Counter
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, text
+from sqlalchemy import ColumnElement, Connection, Select, func, select, text, tuple_
 
 from shared.database import at_most, milliseconds_between, moment
+from shared.jobs.flows import QUEUED
 from shared.jobs.transitions import CLAIMABLE
 from shared.tables import jobs, lanes, model_versions
 
@@ -53,12 +55,48 @@ def read_waiting(connection: Connection) -> list[Waiting]:
 
 def count_parked(connection: Connection) -> int:
     """Jobs whose image could not be read just now; at most one more than `MOST_COUNTED`."""
-    return _count(connection, select(jobs.c.id).where(_PARKED).order_by(jobs.c.not_before))
+    parked = select(jobs.c.id).where(_PARKED).order_by(jobs.c.not_before)
+    return _count(connection, parked.limit(at_most(MOST_COUNTED + 1)))
 
 
 def count_running(connection: Connection) -> int:
     """Jobs that workers hold; at most one more than `MOST_COUNTED`."""
-    return _count(connection, select(jobs.c.id).where(_CLAIMED).order_by(jobs.c.claim_token))
+    running = select(jobs.c.id).where(_CLAIMED).order_by(jobs.c.claim_token)
+    return _count(connection, running.limit(at_most(MOST_COUNTED + 1)))
+
+
+def count_by_owner(connection: Connection, *, most: int) -> Counter[tuple[str, str]]:
+    """Queued jobs by lane and owner, parked ones too; those of ingestions aside.
+
+    Args:
+        connection: Any.
+        most: How far the jobs of one flow and version are counted.
+    """
+    counted: Counter[tuple[str, str]] = Counter()
+    # From flow to flow by the index `jobs_flow`, whatever lies between.
+    flow = tuple_(jobs.c.model_version, jobs.c.pinned, jobs.c.lane, jobs.c.flow)
+    heads = (
+        select(jobs.c.model_version, jobs.c.pinned, jobs.c.lane, jobs.c.flow, jobs.c.ingestion)
+        .where(QUEUED)
+        .order_by(*flow.clauses, jobs.c.sequence, jobs.c.id)
+        .limit(at_most(1))
+    )
+    head = connection.execute(heads).first()
+    while head is not None:
+        *this, ingestion = head
+        if ingestion is None:
+            waiting = (
+                select(jobs.c.id)
+                .where(
+                    QUEUED,
+                    *(column == value for column, value in zip(flow.clauses, this, strict=True)),
+                )
+                .order_by(jobs.c.sequence, jobs.c.id)
+                .limit(at_most(most))
+            )
+            counted[head.lane, head.flow] += _count(connection, waiting)
+        head = connection.execute(heads.where(flow > tuple_(*this))).first()
+    return counted
 
 
 def _count_and_age(connection: Connection, version_id: int, lane: str) -> tuple[int, float] | None:
@@ -92,6 +130,5 @@ def _queue_of(
     )
 
 
-def _count(connection: Connection, chosen: Select[tuple[UUID]]) -> int:
-    limited = chosen.limit(at_most(MOST_COUNTED + 1)).subquery()
-    return connection.scalar(select(func.count()).select_from(limited)) or 0
+def _count(connection: Connection, limited: Select[tuple[UUID]]) -> int:
+    return connection.scalar(select(func.count()).select_from(limited.subquery())) or 0

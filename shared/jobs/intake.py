@@ -159,6 +159,12 @@ def replayed(
     )
 
 
+def is_answered(connection: Connection, sha256: str, target: Target) -> bool:
+    """Whether a job of this image would be born succeeded."""
+    found = results.c.image == sha256, results.c.model_version == target.version_id
+    return connection.execute(select(results.c.image).where(*found)).first() is not None
+
+
 def object_name(sha256: str) -> str:
     """A name that no other object has, for the bytes of an image."""
     return f"images/{sha256}/{new_id()}"

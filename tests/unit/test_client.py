@@ -135,6 +135,39 @@ def test_who_is_away_for_long_is_given_up() -> None:
         client.json("GET", "/v1/ingestions")
 
 
+class Full(BaseHTTPRequestHandler):
+    """Has no room for the first attempts."""
+
+    def do_POST(self) -> None:
+        """Refuse, and take the fifth."""
+        self.server.asked += 1  # type: ignore[attr-defined]
+        full = self.server.asked < 5  # type: ignore[attr-defined]
+        self.send_response(503 if full else 202)
+        self.send_header("Retry-After", "40")
+        self.end_headers()
+        self.wfile.write(b'{"code": "backlog_full", "detail": "Full."}' if full else b'{"id": "7"}')
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_service_that_is_full_is_asked_again_when_it_says_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Full) as server:
+        server.asked = 0  # type: ignore[attr-defined]
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        client = Client(f"http://127.0.0.1:{server.server_port}", patience_seconds=60)
+        assert client.json("POST", "/v1/ingestions", data=b"") == {"id": "7"}
+        server.shutdown()
+        thread.join()
+    assert slept == [40] * 4
+    assert capsys.readouterr().err.count("Full.") == 1
+
+
 def test_names_are_relative_to_the_folder_that_holds_all(tmp_path: Path) -> None:
     write_directory(tmp_path, {"a/1.png": b"", "b/1.png": b"", "b/c/2.png": b"", "b/._c": b""})
     (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
