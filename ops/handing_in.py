@@ -9,15 +9,17 @@ from uuid import uuid4
 from ops.client import Client
 from ops.packing import found, packed
 from shared.errors import ProblemError, ServiceError
+from shared.ingestions.archives import archive_kind
 from web.ingesting import kind_of
 
 _PATH = "/v1/ingestions"
 _PATIENCE_SECONDS = 60.0  # less than for one that is under way: nothing is lost yet
 _TAR = "application/x-tar"
-_SIGNATURES = {
-    b"PK": "application/zip",
-    b"\x1f\x8b": "application/gzip",
-    b"\x28\xb5\x2f\xfd": "application/zstd",
+_MEDIA_TYPES = {
+    "zip": "application/zip",
+    "gzip": "application/gzip",
+    "zstd": "application/zstd",
+    "tar": _TAR,
 }
 
 
@@ -74,12 +76,11 @@ def _body(paths: list[Path]) -> tuple[str, Callable[[], Any]]:
 
 def _media_type(path: Path) -> str | None:
     """Of an archive or a list, by its content, as the service itself looks at it; else None."""
+    packed_as = archive_kind(path)
+    if packed_as is not None:
+        return _MEDIA_TYPES[packed_as]
     try:
-        kind = kind_of(path)
+        kind_of(path)
     except ProblemError:
         return None
-    if kind == "list":
-        return "text/plain"
-    with path.open("rb") as file:
-        head = file.read(4)
-    return next((known for sign, known in _SIGNATURES.items() if head.startswith(sign)), _TAR)
+    return "text/plain"

@@ -14,6 +14,7 @@ from shared.database import new_id
 from shared.errors import ProblemError
 from shared.ingestions import intake, queries
 from shared.ingestions.addresses import classify_source
+from shared.ingestions.archives import archive_kind
 from shared.ingestions.intake import IngestionOptions, NewSource
 from shared.models import resolve
 from shared.settings import Settings
@@ -22,10 +23,6 @@ from web.spooling import SpooledForm
 from web.submission import current_caller
 from web.values import invalid
 
-# https://en.wikipedia.org/wiki/List_of_file_signatures: zip (also an empty one), gzip, Zstandard;
-# a tar says what it is after the name of its first entry.
-_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-_TAR, _TAR_AT = b"ustar", 257
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".tzst")
 _HEAD_BYTES = 4096
 _NAME_CHARACTERS = 255
@@ -150,10 +147,10 @@ def kind_of(path: Path) -> str:
     Raises:
         ProblemError: `unsupported_source`.
     """
+    if archive_kind(path) is not None:
+        return "archive"
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if head.startswith(_ARCHIVES) or head[_TAR_AT:].startswith(_TAR):
-        return "archive"
     if not _is_text(head):
         raise ProblemError(
             "unsupported_source",

@@ -145,6 +145,10 @@ def test_images_become_one_tar_with_their_names(api: API) -> None:
         (ARCHIVE, "application/zip", "archive"),
         (zipped(), "application/zip", "archive"),
         (b"\x28\xb5\x2f\xfd and more", "application/zstd", "archive"),
+        # As pzstd begins; behind a program that unpacks it; an empty one.
+        (b"\x50\x2a\x4d\x18\4\0\0\0size and more", "application/zstd", "archive"),
+        (b"MZ" + bytes(600) + ARCHIVE, "application/zip", "archive"),
+        (bytes(10_240), "application/x-tar", "archive"),
         # By content, whatever is said.
         (b"\x1f\x8b and more", "text/plain", "archive"),
         (LIST, "text/csv", "list"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared.errors import Unavailable
+from shared.ingestions.archives import ZipDirectory, find_directory
 from worker.sources.limits import Limits, too_large, unpacks_too_far
 from worker.sources.names import is_junk, shown_name
 from worker.sources.protocol import Entry, SourceEnded
@@ -14,9 +15,8 @@ from worker.sources.zip_headers import (
     DEFLATED,
     ENCRYPTED,
     STORED,
-    Directory,
     File,
-    find_directory,
+    files_of,
     local_header,
 )
 
@@ -51,12 +51,14 @@ class ZipArchive:
             raise Unavailable(f"the archive cannot be read: {error.strerror}") from error
 
     def _read(
-        self, file: IO[bytes], directory: Directory | None, place: dict[str, Any]
+        self, file: IO[bytes], directory: ZipDirectory | None, place: dict[str, Any]
     ) -> Iterator[Entry]:
         at, number, unpacked, span = (place[key] for key in ("at", "entries", "bytes", "span"))
         size = self._path.stat().st_size
         most = self._limits.most_bytes(size)
-        files = directory.files(at, number) if directory else along_headers(file, at, most)
+        files = (
+            files_of(file, directory, at, number) if directory else along_headers(file, at, most)
+        )
         for found, behind in files:
             number += 1
             before, span = span, list(found.span)

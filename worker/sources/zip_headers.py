@@ -1,4 +1,4 @@
-"""The headers of a zip: the directory at its end, and the one before each entry.
+"""The headers of a zip: those in the directory at its end, and the one before each entry.
 
 https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16. The standard
 library's reader takes the whole directory into memory; here it is read along.
@@ -9,17 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from shared.ingestions.archives import ZIP_STARTS, ZipDirectory
 from worker.sources.protocol import SourceEnded
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED, SIZES_FOLLOW = 0x1, 0x8
-STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # of an archive, and of an empty one
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64_AT = struct.Struct("<4sIQI")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LONGEST_COMMENT = 65_535
 _ZIP64_EXTRA, _IN_ZIP64 = 1, 0xFFFFFFFF
 _NUMBERS = 0x10000  # old tools count entries in 16 bits, whatever their number
 _UTF8 = 0x800
@@ -45,95 +41,40 @@ class File:
         return self.header, self.header + _LOCAL.size + self.packed
 
 
-@dataclass(frozen=True)
-class Directory:
-    """Where the directory is, and how far the whole archive is behind the file's start."""
+def files_of(
+    file: IO[bytes], directory: ZipDirectory, at: int, number: int
+) -> Iterator[tuple[File, int]]:
+    """The entries from a place on, each with the place behind it.
 
-    file: IO[bytes]
-    start: int
-    size: int
-    number: int
-    shift: int
+    Args:
+        file: The archive.
+        directory: Where its directory is.
+        at: Place in the directory.
+        number: Entries before it.
 
-    def files(self, at: int, number: int) -> Iterator[tuple[File, int]]:
-        """The entries from a place on, each with the place behind it.
-
-        Args:
-            at: Place in the directory.
-            number: Entries before it.
-
-        Raises:
-            SourceEnded: The directory is damaged.
-        """
-        while at < self.size:
-            self.file.seek(self.start + at)
-            head = self.file.read(_CENTRAL.size)
-            if len(head) < _CENTRAL.size or head[:4] != b"PK\x01\x02":
-                raise _damaged(number)
-            (_, made, _, flags, method, _, _, checksum, packed, unpacked, *rest) = _CENTRAL.unpack(
-                head
-            )
-            name_size, extra_size, comment_size, _, _, attributes, header = rest
-            name = self.file.read(name_size)
-            extra = self.file.read(extra_size)
-            unpacked, packed, header = _sizes(extra, unpacked, packed, header)
-            at += _CENTRAL.size + name_size + extra_size + comment_size
-            if at > self.size:
-                raise _damaged(number)
-            is_link = made >> 8 == _UNIX and (attributes >> 16) & _KIND_OF_FILE == _LINK
-            header += self.shift
-            number += 1
-            text = _text(name, flags)
-            yield File(text, flags, method, checksum, packed, unpacked, header, is_link), at
-        if (number - self.number) % _NUMBERS:
-            raise _damaged(number)
-
-
-def find_directory(file: IO[bytes]) -> Directory | None:
-    """The directory, or None where the archive has none at its end.
-
-    There may be something before an archive, as a program that unpacks it, or some bytes behind it.
-    But an archive that was cut off may end with, or shortly behind, another one that lies in it.
+    Raises:
+        SourceEnded: The directory is damaged.
     """
-    file.seek(0)
-    is_prefixed = file.read(4) not in STARTS
-    size = file.seek(0, 2)
-    tail_at = max(0, size - _END.size - _LONGEST_COMMENT)
-    file.seek(tail_at)
-    tail = file.read()
-    at = len(tail)
-    while (at := tail.rfind(STARTS[1], 0, at)) >= 0:
-        if len(tail) - at < _END.size:
-            continue
-        comment_size = _END.unpack_from(tail, at)[-1]
-        found = _directory(file, tail_at + at)
-        if found is None:
-            continue
-        ends_here = at + _END.size + comment_size == len(tail)
-        if found.shift == 0 or (is_prefixed and ends_here):
-            return found
-    return None
-
-
-def _directory(file: IO[bytes], end: int) -> Directory | None:
-    """The directory of which the record at `end` tells; None if there is none."""
-    file.seek(end)
-    _, _, _, _, number, size, offset, _ = _END.unpack(file.read(_END.size))
-    file.seek(max(0, end - _END64_AT.size))
-    if file.read(4) == b"PK\x06\x07":
-        # Not where it says: with something before the archive it lies further back.
-        end -= _END64_AT.size + _END64.size
-        file.seek(max(0, end))
-        big = file.read(_END64.size)
-        if len(big) < _END64.size or big[:4] != b"PK\x06\x06":
-            return None
-        number, size, offset = _END64.unpack(big)[-3:]
-    start = end - size
-    if start < offset:
-        return None
-    file.seek(start)
-    is_one = file.read(4) == b"PK\x01\x02" if size else number == 0 and start == offset
-    return Directory(file, start, size, number, start - offset) if is_one else None
+    while at < directory.size:
+        file.seek(directory.start + at)
+        head = file.read(_CENTRAL.size)
+        if len(head) < _CENTRAL.size or head[:4] != b"PK\x01\x02":
+            raise _damaged(number)
+        (_, made, _, flags, method, _, _, checksum, packed, unpacked, *rest) = _CENTRAL.unpack(head)
+        name_size, extra_size, comment_size, _, _, attributes, header = rest
+        name = file.read(name_size)
+        extra = file.read(extra_size)
+        unpacked, packed, header = _sizes(extra, unpacked, packed, header)
+        at += _CENTRAL.size + name_size + extra_size + comment_size
+        if at > directory.size:
+            raise _damaged(number)
+        is_link = made >> 8 == _UNIX and (attributes >> 16) & _KIND_OF_FILE == _LINK
+        header += directory.shift
+        number += 1
+        text = _text(name, flags)
+        yield File(text, flags, method, checksum, packed, unpacked, header, is_link), at
+    if (number - directory.number) % _NUMBERS:
+        raise _damaged(number)
 
 
 def local_header(file: IO[bytes], at: int) -> tuple[File, int] | None:
@@ -143,7 +84,7 @@ def local_header(file: IO[bytes], at: int) -> tuple[File, int] | None:
     """
     file.seek(at)
     head = file.read(_LOCAL.size)
-    if len(head) < _LOCAL.size or head[:4] != STARTS[0]:
+    if len(head) < _LOCAL.size or head[:4] != ZIP_STARTS[0]:
         return None
     _, _, flags, method, _, _, checksum, packed, unpacked, name_size, extra_size = _LOCAL.unpack(
         head
