@@ -9,21 +9,17 @@ model that costs nothing. Exits with 1 if an image did not succeed.
 """
 
 import argparse
-import io
-import re
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import requests
-from PIL import Image
 
 from bench.figures import percentile, table
-from bench.passes import passes_since
+from bench.passes import claim_milliseconds, passes_since
+from bench.pictures import pictures, write_tar
 from bench.whole import NO_COST, Whole, whole_service
 from shared.database import utc_now
 
@@ -56,7 +52,7 @@ def _memory(options: argparse.Namespace, directory: Path) -> int:
     rows, good = [], True
     for number in options.entries:
         archive = directory / f"{number}.tar"
-        _write_tar(archive, number)
+        write_tar(archive, islice(pictures(seed=1), number))
         with whole_service(directory / f"service-{number}", NO_COST) as service:
             time.sleep(_SETTLED_SECONDS)
             began = time.monotonic()
@@ -80,10 +76,10 @@ def _memory(options: argparse.Namespace, directory: Path) -> int:
 
 def _latency(options: argparse.Namespace, directory: Path) -> int:
     archive = directory / "bulk.tar"
-    _write_tar(archive, options.entries)
+    write_tar(archive, islice(pictures(seed=1), options.entries))
     with whole_service(directory / "service", options.model) as service:
         time.sleep(_SETTLED_SECONDS)
-        fresh = _pictures(seed=2)
+        fresh = pictures(seed=2)
         idle = [
             _job_seconds(service, options.model, next(fresh)) for _ in range(options.interactive)
         ]
@@ -121,16 +117,16 @@ def _latency(options: argparse.Namespace, directory: Path) -> int:
 
 
 def _list(options: argparse.Namespace, directory: Path) -> int:
-    pictures = directory / "pictures"
-    pictures.mkdir()
-    for number, data in zip(range(options.images), _pictures(seed=1), strict=False):
-        (pictures / f"{number}.png").write_bytes(data)
+    folder = directory / "pictures"
+    folder.mkdir()
+    for number, data in zip(range(options.images), pictures(seed=1), strict=False):
+        (folder / f"{number}.png").write_bytes(data)
     listed = directory / "list.txt"
     with listed.open("w") as file:
         for number in range(options.lines):
             file.write(f"{(pictures / f'{number % options.images}.png').as_uri()}\n")
     rows: list[list[str]] = []
-    with whole_service(directory / "service", NO_COST, source_roots=pictures) as service:
+    with whole_service(directory / "service", NO_COST, source_roots=folder) as service:
         time.sleep(_SETTLED_SECONDS)
         began, seen = time.monotonic(), 0
         ingestion = service.ingest(NO_COST, path=listed)
@@ -158,10 +154,7 @@ def _list(options: argparse.Namespace, directory: Path) -> int:
 
 
 def _state(service: Whole, done: int, seconds: float, offset: int) -> list[str]:
-    peaks = service.peaks()
-    with service.log.open("rb") as file:
-        file.seek(offset)
-        claims = [float(found) for found in re.findall(rb'"claim_ms": ([0-9.]+)', file.read())]
+    peaks, claims = service.peaks(), claim_milliseconds(service.log, offset)
     return [
         f"{done:,}",
         f"{seconds:.0f}",
@@ -185,23 +178,6 @@ def _job_seconds(service: Whole, model: str, picture: bytes) -> float:
     if answer.json()["status"] != "succeeded":
         raise RuntimeError(answer.text)
     return time.perf_counter() - began
-
-
-def _pictures(seed: int) -> Iterator[bytes]:
-    """Small pictures, each another one."""
-    random = np.random.default_rng(seed)
-    while True:
-        file = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (12, 12, 3), np.uint8)).save(file, "PNG")
-        yield file.getvalue()
-
-
-def _write_tar(path: Path, entries: int) -> None:
-    with tarfile.open(path, "w") as archive:
-        for number, data in zip(range(entries), _pictures(seed=1), strict=False):
-            info = tarfile.TarInfo(f"pictures/{number:08}.png")
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
 
 
 if __name__ == "__main__":

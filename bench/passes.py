@@ -1,6 +1,7 @@
 """The forward passes that a worker's log tells of."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,13 @@ def passes_since(log: Path, offset: int, model: str, first: datetime, last: date
     passes = [_pass(event) for event in _batches(log, offset) if _is_of(model, str(event["model"]))]
     within = (one for one in passes if first <= one.started <= last)
     return sorted(within, key=lambda one: one.started)
+
+
+def claim_milliseconds(log: Path, offset: int) -> list[float]:
+    """How long each claim of a batch took, of those logged behind an offset."""
+    with log.open("rb") as file:
+        file.seek(offset)
+        return [float(found) for found in re.findall(rb'"claim_ms": ([0-9.]+)', file.read())]
 
 
 def _batches(log: Path, offset: int) -> Iterator[dict[str, Any]]:

@@ -178,6 +178,13 @@ class Whole:
                 found[part] = max(int(peak[1]) * 1024, found.get(part, 0))
         return found
 
+    def memory(self) -> dict[str, int]:
+        """The memory that the processes of each part have now, in bytes."""
+        found: dict[str, int] = {}
+        for part, process in self.processes():
+            found[part] = found.get(part, 0) + process.memory_info().rss
+        return found
+
     def database_bytes(self) -> int:
         """The size of the database's files."""
         return sum(file.stat().st_size for file in (self.directory / "data").glob("classifier.db*"))
