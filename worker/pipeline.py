@@ -149,6 +149,13 @@ class Pipeline:
 
     def _fetch(self, image: str, name: str | None, give_up: float) -> bytes | Failure | Unread:
         try:
+            return self._read(image, name, give_up)
+        except Unavailable as error:  # the storage, or the database that should learn what is gone
+            log.warning("image_unread", image=image, error=str(error))
+            return Unread()
+
+    def _read(self, image: str, name: str | None, give_up: float) -> bytes | Failure:
+        try:
             if name is None:
                 raise ObjectMissing(image)
             if time.monotonic() > give_up:
@@ -158,9 +165,6 @@ class Pipeline:
             if name is not None:
                 recording.forget_object(self._database, image, name)
             return Failure("image_missing", "The stored image is gone. Send it again.")
-        except Unavailable as error:
-            log.warning("image_unread", image=image, error=str(error))
-            return Unread()
         self._read_at = time.monotonic()
         return data
 
