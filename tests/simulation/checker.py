@@ -4,7 +4,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from tests.simulation.ledger import Ledger, Violation
+from tests.simulation import ingestion_checks
+from tests.simulation.ledger import Ledger, Violation, ensure
 from tests.simulation.pictures import predict
 from tests.simulation.storage import StagedStorage
 from tests.simulation.view import Eye, View, predictions_of
@@ -27,12 +28,6 @@ _WAYS: dict[tuple[str, str], tuple[int, ...]] = {
     ("running", "canceled"): (0,),
 }
 _FOR_LIFE = ("owner", "image", "ingestion", "position", "lane", "flow", "created_at", "deadline_at")
-
-
-def ensure(holds: object, *said: object) -> None:
-    """Raise where a promise does not hold."""
-    if not holds:
-        raise Violation(" ".join(map(str, said)))
 
 
 class Checker:
@@ -58,6 +53,7 @@ class Checker:
                 self._changed_job(known, job)
         for id_ in before.jobs.keys() - now.jobs.keys():
             self._gone_job(before.jobs[id_], before, now)
+        self._ingestions(before, now)
         self._claims(now)
         self._clocks_go_on(now)
         self._images(now)
@@ -102,6 +98,21 @@ class Checker:
         else:
             its = before.ingestions.get(job.ingestion)
             ensure(its is None or its.deleted_at, "gone from its ingestion:", job)
+
+    def _ingestions(self, before: View, now: View) -> None:
+        for id_, row in now.ingestions.items():
+            old = before.ingestions.get(id_)
+            if old is None:
+                ensure(row.status == "queued", "an ingestion was born", row)
+                self.met["ingestion born"] += 1
+            elif old != row:
+                if old.status != row.status:
+                    self.met[f"ingestion {old.status} → {row.error_code or row.status}"] += 1
+                ingestion_checks.check_change(old, row, self._ledger)
+        for id_ in before.ingestions.keys() - now.ingestions.keys():
+            ingestion_checks.check_gone(before.ingestions[id_], now)
+        if now.ingestions or now.items or now.ingestion_counts:
+            ingestion_checks.check_all(now, self._ledger)
 
     def _claims(self, now: View) -> None:
         held = {job.claim_token for job in now.jobs.values() if job.claim_token is not None}
@@ -157,6 +168,9 @@ class Checker:
                 yield f"job {job}"
         for claim in self.seen.claims:
             yield f"claim {claim}"
+        for row in self.seen.ingestions.values():
+            if row.deleted_at or not row.settled_at:
+                yield f"ingestion {row}"
 
     def finish(self) -> None:
         """Nothing is left that nothing needs, after the sweep."""
@@ -164,6 +178,6 @@ class Checker:
         cited = {job.image for job in now.jobs.values()}
         for image in now.images:
             ensure(image[0] in cited, "an image that no job cites:", image)
-        named = {image[1] for image in now.images}
+        named = {image[1] for image in now.images} | {i.object for i in now.ingestions.values()}
         left = set(self._storage.objects) - named
         ensure(not left, "objects without a row:", left)

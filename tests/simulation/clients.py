@@ -11,6 +11,7 @@ from shared.jobs import intake, queries, transitions
 from shared.jobs.intake import Caller, JobOptions
 from shared.models import resolve
 from shared.tables import TERMINAL
+from tests.simulation.ingesting import Ingesting
 from tests.simulation.ledger import Told, Violation
 from tests.simulation.pictures import Picture, predict
 
@@ -34,9 +35,22 @@ class Client:
                 continue
             act, weights = zip(*world.scenario.acts.items(), strict=True)
             try:
-                getattr(self, f"_{world.dice.choices(act, weights)[0]}")()
+                self._act(world.dice.choices(act, weights)[0])
             except Unavailable:
                 continue  # 503: nothing was promised
+
+    def _act(self, name: str) -> None:
+        ingesting = Ingesting(self.world, self.owner)
+        {
+            "submit": self._submit,
+            "poll": self._poll,
+            "cancel": self._cancel,
+            "delete": self._delete,
+            "ingest": ingesting.submit,
+            "cancel ingestion": ingesting.cancel,
+            "retry": ingesting.retry,
+            "delete ingestion": ingesting.delete,
+        }[name]()
 
     def _submit(self) -> None:
         world, dice = self.world, self.world.dice

@@ -9,6 +9,12 @@ class Violation(AssertionError):
     """A promise was broken; the message says which."""
 
 
+def ensure(holds: object, *said: object) -> None:
+    """Raise where a promise does not hold."""
+    if not holds:
+        raise Violation(" ".join(map(str, said)))
+
+
 @dataclass
 class Told:
     """One job or ingestion that a client was told of."""
@@ -17,6 +23,7 @@ class Told:
     image: str
     may_be_gone: bool = False  # somebody has asked for its deletion
     is_gone: bool = False  # and was told that it is done
+    may_run_again: bool = False  # somebody has asked for a retry
 
 
 @dataclass

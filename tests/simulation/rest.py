@@ -63,6 +63,7 @@ def _calm(world: "World") -> None:
             world.processes.remove(process)
     if alone:
         world.start_worker("slot-new")
+        world.start_background("background-new")
     world.start("operator-at-rest", Operator(world).rest)
 
 
@@ -73,6 +74,8 @@ def _jump(world: "World") -> None:
     for job in view.jobs.values():
         if job.status == "queued":
             times += [job.not_before, job.deadline_at]
+    for row in view.ingestions.values():
+        times += [row.not_before, row.expander_lease_until]
     later = [time for text in times if text and (time := _time(text)) > now]
     if later:
         world.clock.advance((min(later) - now).total_seconds() + 0.1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from shared.settings import Settings
 from tests.simulation.pictures import Picture
+from tests.simulation.sources import Entry, draw_source
 
 LANES_OF_A_WORKER = (
     ("interactive", "bulk"),
@@ -35,17 +36,32 @@ class Scenario:
     fault_rate: float
     switch_rate: float
     give_back_rate: float
+    expanders: int
+    backgrounds: int
+    step_items: int
+    source_away_rate: float
     tick_seconds: float
     idle_seconds: float
     bell_rate: float
 
 
-def draw(rng: random.Random) -> tuple[Scenario, list[Picture], dict[str, Any]]:
-    """A scenario, its images, and settings."""
+@dataclass(frozen=True)
+class Drawn:
+    """The dice, and what they are thrown for."""
+
+    scenario: Scenario
+    pictures: list[Picture]
+    sources: dict[str, list[Entry]]
+    settings: dict[str, Any]
+
+
+def draw(rng: random.Random) -> Drawn:
+    """What a seed is made of."""
 
     def sometimes(*rates: float) -> float:
         return rng.choice((0.0, *rates))
 
+    ingest = sometimes(0.5, 3.0)
     scenario = Scenario(
         workers=rng.randint(1, 3),
         lanes=rng.choice(LANES_OF_A_WORKER),
@@ -57,6 +73,10 @@ def draw(rng: random.Random) -> tuple[Scenario, list[Picture], dict[str, Any]]:
             "poll": rng.choice((0.5, 2.0)),
             "cancel": sometimes(0.5, 2.0),
             "delete": sometimes(0.5, 2.0),
+            "ingest": ingest,
+            "cancel ingestion": sometimes(0.3) if ingest else 0.0,
+            "retry": sometimes(2.0, 4.0) if ingest else 0.0,
+            "delete ingestion": sometimes(0.5) if ingest else 0.0,
         },
         keys=tuple(f"k{number}" for number in range(rng.randint(1, 4))),
         named_models=rng.choice((("a",), ("a", "a", "b"), ("a", "a@1", "b"))),
@@ -69,6 +89,10 @@ def draw(rng: random.Random) -> tuple[Scenario, list[Picture], dict[str, Any]]:
         fault_rate=sometimes(0.005, 0.02),
         switch_rate=sometimes(0.01, 0.03),
         give_back_rate=sometimes(0.1),
+        expanders=rng.choice((1, 1, 2)) if ingest else 0,
+        backgrounds=rng.choice((1, 1, 2)),
+        step_items=rng.choice((1, 2, 5)),
+        source_away_rate=sometimes(0.1),
         tick_seconds=rng.choice((0.002, 0.01, 0.04)),
         idle_seconds=rng.choice((3.0, 30.0)),
         bell_rate=rng.choice((0.0, 0.7, 1.0)),
@@ -78,7 +102,17 @@ def draw(rng: random.Random) -> tuple[Scenario, list[Picture], dict[str, Any]]:
         Picture(number, broken=rng.random() < broken, poisonous=rng.random() < poison)
         for number in range(rng.choice((1, 3, 8)))
     ]
-    return scenario, pictures, {"unreachable_hours": rng.choice((0.01, 24.0))}
+    odd, deadly = sometimes(0.3), sometimes(0.05)
+    sources = {
+        f"source-{number}": draw_source(rng, pictures, odd=odd, deadly=deadly)
+        for number in range(4)
+    }
+    return Drawn(
+        scenario,
+        pictures,
+        sources,
+        {"unreachable_hours": rng.choice((0.01, 24.0)), "source_hours": rng.choice((0.01, 24.0))},
+    )
 
 
 def settings(drawn: dict[str, Any]) -> Settings:

@@ -2,15 +2,13 @@
 
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Connection, delete
 
 from shared import models, tables
-from shared.errors import Unavailable
-from shared.sweep import Sweep
+from tests.simulation.background import Background
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Client
 from tests.simulation.clock import Clock, make_id, replaced
@@ -36,8 +34,9 @@ class World:
         self.clock = Clock()
         self.stage = Stage(rng, self.clock, statements=not database.is_sqlite)
         self.database = database
-        self.scenario, self.pictures, drawn = draw(rng)
-        self.settings = settings(drawn)
+        drawn = draw(rng)
+        self.scenario, self.pictures, self.sources = drawn.scenario, drawn.pictures, drawn.sources
+        self.settings = settings(drawn.settings)
         self.storage = StagedStorage(self.stage)
         self.ledger = Ledger(keys_hours=self.settings.idempotency_hours)
         self.checker = Checker(eye, self.ledger, self.storage)
@@ -91,7 +90,8 @@ class World:
             self.start_worker(f"slot-{number}")
         for number, owner in enumerate(self.scenario.clients):
             self.start(f"client-{number}", Client(self, owner).run)
-        self.start("sweep", self._sweep)
+        for number in range(self.scenario.backgrounds):
+            self.start_background(f"background-{number}")
         if self.scenario.switch_rate:
             self.start("operator", Operator(self).run)
         self.stage.fault_rate = self.scenario.fault_rate
@@ -107,6 +107,19 @@ class World:
         worker.start_again = lambda: self.start_worker(slot)
         self.processes.append(worker)
         worker.start()
+
+    def start_background(self, slot: str) -> None:
+        """A new background worker in a slot."""
+        self._started += 1
+        background = Background(
+            f"{slot}/{self._started}",
+            world=self,
+            slot=slot,
+            expanders=self.scenario.expanders,
+        )
+        background.start_again = lambda: self.start_background(slot)
+        self.processes.append(background)
+        background.start()
 
     def start(self, name: str, body: Callable[[], None]) -> None:
         """A process of one thread."""
@@ -125,13 +138,6 @@ class World:
         """Set the event that a worker's loops of a lane sleep on."""
         for loop in worker.loops.get(lane, ()):
             loop.sleeps_until = min(loop.sleeps_until, self.clock.seconds)
-
-    def _sweep(self) -> None:
-        sweep = Sweep(self.database, self.storage, self.settings)
-        while True:
-            with suppress(Unavailable):
-                sweep.step()
-            self.stage.sleep(self.settings.sweep_seconds)
 
     # What happens
 
