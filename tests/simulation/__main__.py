@@ -40,6 +40,7 @@ def main() -> int:
         f"{len(played)} seeds, {sum(p.steps for p in played)} steps,"
         f" {sum(p.transactions for p in played)} transactions,"
         f" {sum(p.crashes for p in played)} crashes, {sum(p.faults for p in played)} faults,"
+        f" {max(p.rest_steps for p in played)} steps to rest at most,"
         f" {time.monotonic() - began:.1f} s"
     )
     met = sum((p.met for p in played), Counter())

@@ -29,6 +29,7 @@ class Played:
     faults: int
     seconds: float
     hash: int
+    rest_steps: int
     met: Counter[str]
     failure: str | None = None
     trace: list[str] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Bench:
             stage.faults,
             time.monotonic() - began,
             stage.hash,
+            world.rest_steps,
             world.checker.met,
             failure,
             stage.trace if stage.trace is not None else stage.recent[-_TAIL:],

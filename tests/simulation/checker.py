@@ -40,6 +40,7 @@ class Checker:
         self._clocks: dict[tuple[int, str], int] = {}
         self._right: set[tuple[str, int, str]] = set()  # results that were found right
         self.seen = View()
+        self.changes = 0  # of jobs and ingestions
         self.met: Counter[str] = Counter()  # what has happened, to know that it does
 
     def look(self) -> View:
@@ -59,6 +60,8 @@ class Checker:
         self._images(now)
         self._results(now)
         self._told(now)
+        if (before.jobs, before.ingestions) != (now.jobs, now.ingestions):
+            self.changes += 1
         self.seen = now
         return now
 

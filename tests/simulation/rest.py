@@ -11,37 +11,41 @@ from tests.simulation.operator import Operator
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_MOST_STEPS = 6000
+_MOST_STEPS = 4000
+_MOST_STUCK = 8  # each time some rounds of recovery
 _TICK_SECONDS = 0.005
 _QUIET_SKIPS = 6
 _LATER_HOURS = 26.0
 
 
-def come_to_rest(world: "World") -> None:
-    """Bring a world to rest.
+def come_to_rest(world: "World") -> int:
+    """Bring a world to rest; how many steps it took comes back.
 
     Raises:
         Violation: Something does not end, or is left over.
     """
     _calm(world)
-    steps = quiet = transactions = 0
+    steps = quiet = stuck = changes = 0
     while left := list(world.checker.unsettled()):
         steps += 1
-        if steps > _MOST_STEPS:
+        if steps > _MOST_STEPS or stuck > _MOST_STUCK:
             raise Violation(f"not at rest after {steps} steps: {'; '.join(left)}")
         if world.step():
             continue
-        quiet = quiet + 1 if world.stage.transactions == transactions else 0
-        transactions = world.stage.transactions
+        if world.checker.changes != changes:
+            quiet = stuck = 0
+            changes = world.checker.changes
+        quiet += 1
         if quiet > _QUIET_SKIPS:
-            _jump(world)
             quiet = 0
+            stuck = 0 if _jump(world) else stuck + 1
     for process in world.processes:
         world.stage.end(process)
     world.clock.advance(_LATER_HOURS * 3600)
     for _ in range(2):
         Sweep(world.database, world.storage, world.settings).step()
     world.checker.finish()
+    return steps
 
 
 def _calm(world: "World") -> None:
@@ -67,8 +71,8 @@ def _calm(world: "World") -> None:
     world.start("operator-at-rest", Operator(world).rest)
 
 
-def _jump(world: "World") -> None:
-    """On to the next moment at which something is due."""
+def _jump(world: "World") -> bool:
+    """On to the next moment at which something is due; False where nothing is."""
     view, now = world.checker.seen, world.clock.now()
     times = [claim[2] for claim in view.claims]
     for job in view.jobs.values():
@@ -79,6 +83,7 @@ def _jump(world: "World") -> None:
     later = [time for text in times if text and (time := _time(text)) > now]
     if later:
         world.clock.advance((min(later) - now).total_seconds() + 0.1)
+    return bool(later)
 
 
 def _time(text: str) -> datetime:

@@ -97,10 +97,10 @@ def draw(rng: random.Random) -> Drawn:
         idle_seconds=rng.choice((3.0, 30.0)),
         bell_rate=rng.choice((0.0, 0.7, 1.0)),
     )
-    poison, broken = sometimes(0.1, 0.3), sometimes(0.2)
+    poisonous, broken = rng.random() < 0.3, sometimes(0.2)
     pictures = [
-        Picture(number, broken=rng.random() < broken, poisonous=rng.random() < poison)
-        for number in range(rng.choice((1, 3, 8)))
+        Picture(number, broken=rng.random() < broken, poisonous=number == 0 and poisonous)
+        for number in range(rng.choice((2, 4, 8)))
     ]
     odd, deadly = sometimes(0.3), sometimes(0.05)
     sources = {

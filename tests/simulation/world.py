@@ -43,6 +43,7 @@ class World:
         self.chaos = True
         self.tick_seconds = self.scenario.tick_seconds
         self.processes: list[Process] = []
+        self.rest_steps = 0
         self._away_until = 0.0
         self._ids = 0
         self._started = 0
@@ -73,7 +74,7 @@ class World:
                 while self.stage.borders < steps:
                     self._nemesis()
                     self.step()
-                come_to_rest(self)
+                self.rest_steps = come_to_rest(self)
             finally:
                 for process in self.processes:
                     self.stage.end(process)
@@ -170,7 +171,8 @@ class World:
     def _restart(self) -> None:
         for process in [process for process in self.processes if process.dead]:
             if process.restarts_at is None:
-                process.restarts_at = self.clock.seconds + self.rng.choice((0.0, 2.0, 30.0))
+                pause = self.rng.choice((0.0, 2.0, 30.0)) if self.chaos else 0.0
+                process.restarts_at = self.clock.seconds + pause
             elif process.restarts_at <= self.clock.seconds:
                 self.processes.remove(process)
                 assert process.start_again is not None
