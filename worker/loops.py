@@ -54,8 +54,9 @@ class Loop(WatchedThread):
                 taken = self._claim()
             except Unavailable as error:
                 log.warning("cannot_claim", error=str(error))
+                # Again without a bell: of a claim that was not answered we may hold all there is.
                 self._runtime.stopping.wait(_AWAY_SECONDS)
-                return  # recovery wakes us when the database answers and jobs wait
+                continue
             if taken is None:
                 return
             claim, model = taken

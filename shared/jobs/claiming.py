@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from shared.database import Database, at_most, moment, new_id, stamp
+from shared.errors import Unavailable
 from shared.jobs import transitions
 from shared.tables import claims, images, ingestions, jobs, lanes
 
@@ -40,11 +41,16 @@ class Claim:
 
 @dataclass
 class LaneCursor:
-    """What one loop remembers of one version's lane between two claims."""
+    """What one loop remembers of one version's lane between two claims.
+
+    Attributes:
+        unsure: Token of a claim whose commit was not answered: perhaps it holds jobs.
+    """
 
     short: bool = True
     looked_below_at: float = field(default=float("-inf"))
     clock_written_at: float = field(default=float("-inf"))
+    unsure: UUID | None = None
 
 
 def claim_batch(
@@ -62,6 +68,7 @@ def claim_batch(
 
     With `only_full`, also None while fewer than `limit` wait.
     """
+    _give_unsure_back(database, cursor)
     while True:
         claim = _claim_once(
             database,
@@ -121,13 +128,32 @@ def _claim_once(
         left = _without_stopped(connection, claim.token, picked)
         return len(picked), _with_objects(connection, left)
 
-    number, taken = database.transact(take)
+    try:
+        number, taken = database.transact(take)
+    except Unavailable:
+        cursor.unsure = claim.token
+        raise
     cursor.short = number < limit
     if not from_clock:
         cursor.looked_below_at = now
     if due and number:
         cursor.clock_written_at = now
     return replace(claim, jobs=taken) if number else None
+
+
+def _give_unsure_back(database: Database, cursor: LaneCursor) -> None:
+    """Nobody works on such jobs; they would wait for the lease's end, and then be suspects."""
+    token = cursor.unsure
+    if token is None:
+        return
+
+    def give_back(connection: Connection) -> None:
+        held = connection.scalars(select(jobs.c.id).where(jobs.c.claim_token == token)).all()
+        transitions.give_back(connection, token, held)
+        transitions.drop_idle_claim(connection, token)
+
+    database.transact(give_back)
+    cursor.unsure = None
 
 
 def _without_stopped(

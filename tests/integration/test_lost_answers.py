@@ -12,6 +12,7 @@ from sqlalchemy import Connection, event
 from shared.database import new_id
 from shared.errors import Unavailable
 from shared.ingestions import expansion
+from shared.jobs.claiming import LaneCursor
 from shared.tables import claims, items, jobs
 from tests.integration.bulk import Bulk
 from tests.integration.helpers import Stage
@@ -50,6 +51,19 @@ def test_what_is_recorded_again_counts_once(bulk: Bulk) -> None:
     assert (bulk.stage.jobs(), bulk.counts(ingestion)) == (recorded, counted)
     assert bulk.stage.count(claims) == 0
     assert {job.attempt for job in recorded.values()} == {1}
+
+
+def test_a_worker_gives_back_what_it_did_not_know_to_be_its_own(stage: Stage) -> None:
+    ids, cursor = stage.submit_each("a", "b"), LaneCursor()
+    with answer_lost(stage):
+        stage.claim(cursor=cursor)
+    assert stage.statuses(ids) == ["running"] * 2
+    assert stage.claim() is None
+    again = stage.must_claim(cursor=cursor)
+    assert [(job.id, job.suspect) for job in again.jobs] == [(job_id, False) for job_id in ids]
+    assert [stage.job(job_id).attempt for job_id in ids] == [1, 1]
+    assert stage.tokens() == {again.token}
+    assert stage.count(claims) == 1
 
 
 def test_what_is_submitted_again_with_its_key_is_one_job(stage: Stage) -> None:
