@@ -15,6 +15,7 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -109,6 +110,9 @@ class Tenth:
 def main() -> int:
     """Let the time go by; 1 if a job did not succeed."""
     options = _options()
+    # Ended either way, we stop our service and our server first.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bench-life-") as name, _database(options) as url:
         directory = Path(name)
         seconds = options.jobs / options.rate
