@@ -17,6 +17,7 @@ help:
 	@echo 'make run      install, then start the whole service on http://127.0.0.1:8000'
 	@echo 'make install  only the installation, into .venv'
 	@echo 'make test     every test, with real services and a browser; nothing is skipped'
+	@echo 'make chaos    harm to a loaded service, over and over, and a table (see ARGS=--help)'
 	@echo 'make check    format, lint, types and every test'
 	@echo 'make lint     format, lint and types without the tests; make format mends what it can'
 	@echo 'make docs     write anew what is generated in docs/, and the answers its pages show'
@@ -60,6 +61,10 @@ $(DEV_STAMP): requirements/dev.txt requirements/run.txt pyproject.toml
 test: $(DEV_STAMP)
 	@scripts/install-browser >/dev/null
 	$(BIN)/python -m pytest --require-services -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+.PHONY: chaos
+chaos: $(DEV_STAMP)
+	$(BIN)/python -m tests.chaos.campaign $(ARGS)
 
 .PHONY: lint
 lint: $(DEV_STAMP)
