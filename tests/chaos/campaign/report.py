@@ -1,10 +1,16 @@
-"""The table of a campaign."""
+"""The table of a campaign: `python -m tests.chaos.campaign.report FILE…` of what `--json` wrote."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from statistics import median
 
+import click
+
+from tests.chaos.campaign.checker import Violation
+from tests.chaos.campaign.nemesis import Done
 from tests.chaos.campaign.run import Verdict
 
 _PROMISES = ("lost", "answered twice", "changed", "stuck", "wrong", "refused", "left over")
@@ -22,9 +28,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 def _of_database(name: str, verdicts: Sequence[Verdict]) -> str:
     found = [violation.promise for verdict in verdicts for violation in verdict.violations]
     counts = {
-        "seeds": f"{verdicts[0].seed}–{verdicts[-1].seed}"
-        if len(verdicts) > 1
-        else str(verdicts[0].seed),
+        "seeds": f"{len(verdicts)}, from {verdicts[0].seed} to {verdicts[-1].seed}",
         "jobs": f"{sum(each.jobs for each in verdicts):,}",
         "items of ingestions": f"{sum(each.items for each in verdicts):,}",
         "requests": f"{sum(each.requests for each in verdicts):,}",
@@ -52,3 +56,29 @@ def _recoveries(verdicts: Sequence[Verdict]) -> list[str]:
         f"| {kind} | {len(times)} | {median(times):.1f} s | {max(times):.1f} s |"
         for kind, times in rows.items()
     ]
+
+
+def read(path: Path) -> list[Verdict]:
+    """The verdicts of a run, as `--json` wrote them."""
+    return [
+        Verdict(
+            **each
+            | {
+                "done": [Done(**done) for done in each["done"]],
+                "violations": [Violation(**violation) for violation in each["violations"]],
+            }
+        )
+        for each in json.loads(path.read_text())
+    ]
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def main(paths: Sequence[Path]) -> None:
+    """Print one table of several runs."""
+    verdicts = [verdict for path in paths for verdict in read(path)]
+    click.echo(table(sorted(verdicts, key=lambda each: (each.database, each.seed))))
+
+
+if __name__ == "__main__":
+    main()
