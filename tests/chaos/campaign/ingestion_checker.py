@@ -80,11 +80,12 @@ class IngestionChecker:
                         "answered twice", f"ingestion {ingestion}: two jobs", (before, line)
                     )
                 last[line["position"]] = line
+        version = self._version(ingestion, calls)
         for line in last.values():
-            self._line(ingestion, sent, line)
+            self._line(ingestion, sent, line, version)
         return last
 
-    def _line(self, ingestion: str, sent: Sent, line: dict[str, Any]) -> None:
+    def _line(self, ingestion: str, sent: Sent, line: dict[str, Any], version: str | None) -> None:
         position = line["position"]
         if position >= len(sent.entries) or line["name"] != entry_name(position):
             self.jobs.say("wrong", f"ingestion {ingestion}: a line of something else", line)
@@ -94,17 +95,16 @@ class IngestionChecker:
         number = sent.entries[position]
         if line["status"] == "succeeded" and number in self.jobs.scores:
             # One that is not pinned by its client is pinned when it is accepted: one version.
-            version = self._version(ingestion)
             if version is not None:
                 self.jobs.outcome(sent, number, line, version)
         elif line["status"] == "failed":
             self.jobs.outcome(sent, number, line, sent.pinned or "")
 
-    def _version(self, ingestion: str) -> str | None:
+    def _version(self, ingestion: str, calls: list[Call]) -> str | None:
         versions = {
             call.body["model"]["version"]
-            for call in self.jobs.record.in_order()
-            if call.subject == ingestion and call.kind == "ingestion" and call.status == 200
+            for call in calls
+            if call.kind == "ingestion" and call.status == 200
         }
         if len(versions) > 1:
             self.jobs.say("changed", f"ingestion {ingestion}: its version", sorted(versions))
