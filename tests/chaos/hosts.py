@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tests.services import (
     wait_until,
 )
 
-_PORT = 8000  # of web: every host has all ports
+WEB_PORT = 8000  # every host has all ports
 WORKERS = ("worker-1", "worker-2")
 HOSTS = ("web", *WORKERS, "broker", "database")
 _ROLES = {"worker": "worker-1", "background": "web"}  # the host of a part that isn't named like it
@@ -47,7 +48,7 @@ class Network:
         with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as stderr:
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             number = str(listening.fileno())
-            arguments = ["-m", "tests.chaos.router", number, f"web:{_PORT}", *HOSTS]
+            arguments = ["-m", "tests.chaos.router", number, f"web:{WEB_PORT}", *HOSTS]
             self._process = subprocess.Popen(
                 ["unshare", "--user", "--map-root-user", "--net", sys.executable, *arguments],
                 cwd=ROOT,
@@ -66,6 +67,7 @@ class Network:
             raise ServiceMissing(f"no network namespaces are permitted here: {reason}")
         self._hosts = json.loads(said)
         self._cuts: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
 
     def place(self, host: str) -> Place:
         """Where a process of this host runs."""
@@ -76,15 +78,17 @@ class Network:
 
     def cut(self, source: str, target: str) -> None:
         """From now on the router drops what `source` sends `target`; once cut, it is cut."""
-        if (source, target) not in self._cuts:
-            self._tell("cut", source, target)
-            self._cuts.add((source, target))
+        with self._lock:
+            if (source, target) not in self._cuts:
+                self._tell("cut", source, target)
+                self._cuts.add((source, target))
 
     def heal(self, source: str, target: str) -> None:
         """It arrives again."""
-        if (source, target) in self._cuts:
-            self._tell("heal", source, target)
-            self._cuts.remove((source, target))
+        with self._lock:
+            if (source, target) in self._cuts:
+                self._tell("heal", source, target)
+                self._cuts.remove((source, target))
 
     def heal_all(self) -> None:
         for source, target in tuple(self._cuts):
@@ -152,10 +156,13 @@ class HostPostgres(PostgresServer):
         with (self.data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all 10.77.0.0/16 trust\n")
 
+    def socket_url(self, url: str) -> str:
+        """The same database, by the socket."""
+        name = url.rsplit("/", 1)[-1]
+        return f"postgresql:///{name}?host={self.directory}&port={self.port}&user=postgres"
+
     def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(
-            host=str(self.directory), port=self.port, user="postgres", autocommit=True
-        )
+        return psycopg.connect(self.socket_url(self.url()), autocommit=True, connect_timeout=5)
 
 
 class HostsService(Service):
@@ -175,7 +182,7 @@ class HostsService(Service):
         place = self._network.place(host)
         own = {
             "CLASSIFIER_DATA_DIR": str(self.directory / host / "data"),
-            "CLASSIFIER_BIND": f"{place.address}:{_PORT}",
+            "CLASSIFIER_BIND": f"{place.address}:{WEB_PORT}",
         }
         log = self.directory / f"{name if name == 'background' else host}.log"
         return Part(name, [name], self.environment | own, log, place)
@@ -191,7 +198,7 @@ class HostsService(Service):
         for worker in self.workers:
             wait_until(
                 lambda worker=worker: self._serves(worker, model),  # type: ignore[misc]
-                seconds=START_SECONDS,
+                seconds=2 * START_SECONDS,  # two of them load it at the same time
                 what=f"{worker.log.stem} serving {model}",
             )
 
