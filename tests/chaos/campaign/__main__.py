@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from tests.chaos.campaign.host_stage import HOSTS
 from tests.chaos.campaign.report import table
 from tests.chaos.campaign.run import LONG, Verdict, campaign
 
@@ -18,6 +19,7 @@ _DATABASES = ("sqlite", "postgresql")
 @click.command()
 @click.option("--seeds", default="1:20", help="`7`, or `1:20` for all of these.")
 @click.option("--database", type=click.Choice([*_DATABASES, "both"]), default="both")
+@click.option("--hosts", is_flag=True, help="On PostgreSQL, each part on a host of its own.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures there.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Where a failing seed's record goes.")
 @click.option("--verbose", is_flag=True, help="Tell of each fault as it was done.")
@@ -27,6 +29,7 @@ _DATABASES = ("sqlite", "postgresql")
 def main(
     seeds: str,
     database: str,
+    hosts: bool,
     path: Path | None,
     keep: Path | None,
     verbose: bool,
@@ -44,7 +47,8 @@ def main(
     size = replace(LONG, kinds=only)
     keep = keep or Path(tempfile.gettempdir()) / "campaign-kept"
     verdicts: list[Verdict] = []
-    for name in _DATABASES if database == "both" else (database,):
+    names = (HOSTS,) if hosts else _DATABASES if database == "both" else (database,)
+    for name in names:
         for verdict in campaign(name, range(int(first), int(last or first) + 1), size, keep):
             verdicts.append(verdict)
             say(verdict)

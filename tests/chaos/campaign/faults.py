@@ -17,6 +17,7 @@ from tests.chaos.campaign.asking import Asking
 from tests.chaos.campaign.pictures import picture
 from tests.chaos.campaign.record import Sent
 from tests.chaos.campaign.stage import LEASE_SECONDS, Member, Stage
+from tests.chaos.hosts import Cut
 from tests.services import BrokerServer, PostgresServer, wait_until
 
 
@@ -108,7 +109,7 @@ def duplicated_bells(stage: Stage, dice: Random) -> Harm:
     """Bells that were rung already, and some for nothing at all, a hundred times over."""
 
     def begin() -> None:
-        app = make_celery(stage.broker.url, socket_timeout_seconds=2)
+        app = make_celery(stage.broker.socket_url, socket_timeout_seconds=2)
         with suppress(Exception), app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1)
             for _ in range(100):
@@ -198,6 +199,11 @@ def version_switched(stage: Stage, version: str) -> Harm:
     return Harm("version switched", begin)
 
 
+def cut_off(kind: str, cut: Cut, seconds: float) -> Harm:
+    """Two hosts that do not hear each other, or one that does not hear the other."""
+    return Harm(kind, cut.begin, cut.end, seconds=seconds)
+
+
 def when_at_work(stage: Stage, asking: Asking, harm: Harm) -> Harm:
     """The same harm, if possible while a batch is being worked on."""
 
@@ -233,6 +239,9 @@ def deck(
         storage_away(stage, dice.uniform(2, 5)),
         when_at_work(stage, asking, paused(stage, dice.choice(stage.workers), LEASE_SECONDS + 3)),
         version_switched(stage, dice.choice(versions)),
+    ]
+    found += [
+        cut_off(kind, cut, dice.uniform(1, LEASE_SECONDS + 6)) for kind, cut in stage.cuts(dice)
     ]
     if stage.limited:
         found.append(disk_full(stage, dice.uniform(2, 6)))

@@ -14,6 +14,7 @@ from tests.chaos.campaign.asking import Asking
 from tests.chaos.campaign.checker import Checker, Violation
 from tests.chaos.campaign.faults import Harm, deck, object_unreadable
 from tests.chaos.campaign.finale import Finale
+from tests.chaos.campaign.host_stage import HOSTS, staged_on_hosts
 from tests.chaos.campaign.ingestion_checker import IngestionChecker
 from tests.chaos.campaign.leftovers import find_leftovers
 from tests.chaos.campaign.load import Client, Ingester, Submitter
@@ -68,7 +69,7 @@ def campaign(database: str, seeds: Iterable[int], size: Size, keep: Path) -> Ite
     waiting = list(seeds)
     with Oracle() as oracle:
         while waiting:
-            with staged(database) as stage:
+            with staged_on_hosts() if database == HOSTS else staged(database) as stage:
                 versions = two_versions(stage)
                 while waiting:
                     verdict = one_seed(stage, waiting.pop(0), size, oracle, versions, keep)

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from tests.chaos.hosts import Cut
 from tests.functional.service import ROOT, Part, Service
-from tests.services import BrokerServer, PostgresServer, wait_until
+from tests.services import HERE, BrokerServer, Place, PostgresServer, wait_until
 
 LEASE_SECONDS = 6.0
 RENEW_SECONDS = 1.5
@@ -36,8 +38,15 @@ _SETTINGS = {
 class Member(Part):
     """A part in a session of its own, so that what it has started ends with it."""
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], log: Path):
-        super().__init__(name, arguments, environment, log)
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        log: Path,
+        place: Place = HERE,
+    ) -> None:
+        super().__init__(name, arguments, environment, log, place)
         self.plain_command = list(self._command)
         self.unasked: list[int] = []  # exit codes of deaths that no fault has asked for
         self._asked = False
@@ -117,12 +126,19 @@ class Stage(Service):
         super().__init__(
             directory, url, broker.url, **_SETTINGS, storage_url=self.storage.as_uri(), **settings
         )
-        self.second = Member("worker-2", ["worker"], self.environment, directory / "worker-2.log")
+        self.second = self._member("worker-2", "worker")
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
     def _part(self, name: str) -> Member:
-        return Member(name, [name], self.environment, self.directory / f"{name}.log")
+        return self._member(name, name)
+
+    def _member(self, name: str, role: str) -> Member:
+        return Member(name, [role], self.environment, self.directory / f"{name}.log")
+
+    def cuts(self, _dice: Random) -> Sequence[tuple[str, Cut]]:
+        """Links that can be cut, with what the table calls each."""
+        return ()
 
     @property
     def parts(self) -> tuple[Member, ...]:
