@@ -198,7 +198,7 @@ class HostsService(Service):
         for worker in self.workers:
             wait_until(
                 lambda worker=worker: self._serves(worker, model),  # type: ignore[misc]
-                seconds=2 * START_SECONDS,  # two of them load it at the same time
+                seconds=3 * START_SECONDS,  # two of them load it at the same time
                 what=f"{worker.log.stem} serving {model}",
             )
 
