@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, delete, insert, update
 
 from shared.database import Database, new_id, stamp
+from shared.jobs.recording import give_all_back
 from shared.jobs.recovery import succeed_slot
 from shared.tables import workers
 
@@ -93,10 +94,13 @@ def report(
 
 
 def leave(database: Database, identity: Identity) -> None:
-    """The process ends in order."""
-    database.transact(
-        lambda connection: connection.execute(delete(workers).where(workers.c.id == identity.id))
-    )
+    """The process ends in order, and holds nothing any more."""
+
+    def end(connection: Connection) -> None:
+        give_all_back(connection, identity.id)
+        connection.execute(delete(workers).where(workers.c.id == identity.id))
+
+    database.transact(end)
 
 
 def _directory_id(directory: Path) -> str:

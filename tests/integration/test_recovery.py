@@ -237,6 +237,21 @@ def test_a_process_that_leaves_is_no_longer_listed(stage: Stage) -> None:
         assert connection.scalar(select(func.count()).select_from(workers)) == 0
 
 
+def test_a_process_that_leaves_keeps_nothing(stage: Stage) -> None:
+    """A batch that could not be given back while the database was away, and now it is there."""
+    ids = stage.submit_each("a", "b")
+    who, neighbour = make_identity("slot:1"), make_identity("slot:2")
+    for one in (who, neighbour):
+        identity.register(stage.database, one, device="cpu", max_batch=8)
+    stage.must_claim(1, worker=who.id)
+    kept = stage.must_claim(1, worker=neighbour.id)
+    identity.leave(stage.database, who)
+    job = stage.job(ids[0])
+    assert (job.status, job.attempt, job.suspect) == ("queued", 0, False)
+    assert stage.job(ids[1]).claim_token == kept.token
+    assert stage.tokens() == {kept.token}
+
+
 _HOLD_A_SLOT = """
 import sys, pathlib
 from worker.identity import take_slot
