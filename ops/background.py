@@ -3,6 +3,7 @@
 Recovery, the sweep, result files, downloads and expanders, each in a thread of its own.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -51,7 +52,11 @@ def run_background(settings: Settings) -> int:
     app = make_celery(settings.broker, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS)
     process = _Background(settings, Bell(app))
     add_expander_bell(app, process.woken.set)
-    return Consumer(app).run(process, [EXPANDER_QUEUE])
+    code = Consumer(app).run(process, [EXPANDER_QUEUE])
+    if process.hangs:
+        # Python would wait for threads that read from a source which does not answer.
+        os._exit(code)
+    return code
 
 
 class _Background:
@@ -70,6 +75,8 @@ class _Background:
         self._storage = open_storage(settings)
         self._recovery = Recovery(self._database, settings)
         self._threads: list[threading.Thread] = []
+        self._expanders: Expanders | None = None
+        self.hangs = False
 
     def start(self) -> None:
         """Start all of them."""
@@ -85,7 +92,7 @@ class _Background:
         for name in _downloads(settings):
             target = partial(_download, self._database, self._storage, settings, name, stopping)
             self._threads.append(_thread(f"download-{name}", target))
-        expanders = Expanders(
+        self._expanders = Expanders(
             self._database,
             self._storage,
             settings,
@@ -95,7 +102,7 @@ class _Background:
             may_take_from_others=self._recovery.may_take_from_others,
             ring=self._bell.ring,
         )
-        self._threads += expanders.threads()
+        self._threads += self._expanders.threads()
         for thread in self._threads:
             thread.start()
 
@@ -106,6 +113,9 @@ class _Background:
         give_up = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, give_up - time.monotonic()))
+        self.hangs = any(thread.is_alive() for thread in self._threads)
+        if self.hangs and self._expanders is not None:
+            self._expanders.let_go()
 
     def _round(self, timed: _Timed, seconds: float, *, heartbeat_dir: Path | None = None) -> None:
         target = partial(_repeat, timed, seconds, self._stopping, heartbeat_dir=heartbeat_dir)

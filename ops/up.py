@@ -16,7 +16,7 @@ from ops.lock import locked
 from ops.supervisor import Part, Supervisor, python_part
 from shared.database import Database
 from shared.errors import ServiceError
-from shared.settings import Settings
+from shared.settings import Settings, variable_of
 from shared.storage.opening import open_storage
 
 _LINGER_SECONDS = 10.0  # how long the children of a killed service may still hold the address
@@ -49,7 +49,9 @@ def run_up(settings: Settings) -> int:
         stack.callback(database.close)
         announcer = Announcer(settings, database)
         options = ["--ends-broker", str(broker.socket)] if broker else []
-        supervisor.start(python_part("web", environment, supervisor.parent_fd))
+        # Its stop waits for no load balancer: whoever presses Ctrl-C waits for it.
+        web = environment | {variable_of("drain_seconds"): "0"}
+        supervisor.start(python_part("web", web, supervisor.parent_fd))
         _wait_for_web(supervisor, announcer)
         supervisor.start(python_part("worker", environment, supervisor.parent_fd))
         supervisor.start(python_part("background", environment, supervisor.parent_fd, *options))

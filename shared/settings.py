@@ -166,6 +166,12 @@ class Settings(BaseSettings):
     # Web
     web_processes: int = Field(2, gt=0, description="Processes of the web server.")
     web_threads: int = Field(8, gt=1, description="Threads of each; at most half of them wait.")
+    drain_seconds: float = Field(
+        0,
+        ge=0,
+        description="How long a web server that is told to stop serves on, while `/readyz` says "
+        "503 so that load balancers send requests elsewhere.",
+    )
     max_wait_seconds: int = Field(60, ge=0, le=60, description="Longest `Prefer: wait`.")
 
     # Worker

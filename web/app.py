@@ -1,5 +1,7 @@
 """The app factory: settings in, a Flask app out."""
 
+from collections.abc import Callable
+
 from flask import Flask
 
 from shared.bell import Bell
@@ -32,8 +34,15 @@ _THREADS_LEFT = 2  # for other requests, while pictures are rendered
 _BROKER_SECONDS = 2.0  # only the bell's thread waits for the broker, and not for long
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """Make the app; without settings this is the edge of a process, and they are read."""
+def create_app(
+    settings: Settings | None = None, *, leaving: Callable[[], bool] = lambda: False
+) -> Flask:
+    """Make the app; without settings this is the edge of a process, and they are read.
+
+    Args:
+        settings: Those of the service.
+        leaving: Whether the server is about to end, so that no new work should come to it.
+    """
     if settings is None:
         settings = load_settings()
         configure_logging(settings, role="web")
@@ -47,7 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         MAX_FORM_PARTS=settings.max_images_per_form + _FORM_FIELDS,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the order of design is for readers
-    own = _make_services(settings)
+    own = _make_services(settings, leaving)
     app.extensions[EXTENSION] = own
     app.extensions[ON_STOP] = own.waiting.stop
     headers.register(app)
@@ -66,7 +75,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _make_services(settings: Settings) -> Services:
+def _make_services(settings: Settings, leaving: Callable[[], bool]) -> Services:
     # A connection for each thread that serves, one for the thread that waits.
     database = Database(
         settings.database,
@@ -80,6 +89,7 @@ def _make_services(settings: Settings) -> Services:
         storage=open_storage(settings),
         bell=Bell(celery),
         backlog=Backlog(database, settings),
+        leaving=leaving,
         waiting=Waiting(database, most=settings.web_threads // 2),
         renderer=Renderer(
             max_pixels=settings.max_image_pixels,

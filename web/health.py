@@ -23,8 +23,10 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Whether jobs would be accepted: a word for each thing that needs."""
+    """Whether jobs should be sent here: a word for each thing that accepting one needs."""
     own = services()
+    if own.leaving():
+        return problem("service_unavailable", "Not ready: this server is about to end.")
     checks = {
         "database": _try(lambda: _reach(own.database)),
         "storage": _try(own.storage.check),

@@ -1,5 +1,6 @@
 """What a request works with, made once a process by the app factory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import current_app
@@ -27,6 +28,7 @@ class Services:
     backlog: Backlog
     waiting: Waiting
     renderer: Renderer
+    leaving: Callable[[], bool]
 
 
 def services() -> Services:

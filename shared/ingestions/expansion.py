@@ -141,14 +141,17 @@ def renew(database: Database, tokens: Sequence[UUID], *, lease_seconds: float) -
         )
 
 
-def end_claims(database: Database, tokens: Sequence[UUID]) -> int:
-    """Say that the claims of a process that has ended, beyond doubt, are over now: each a lapse."""
+def end_claims(database: Database, tokens: Sequence[UUID], *, lapse: bool = True) -> int:
+    """Say that the claims of a process that has ended, beyond doubt, are over now.
+
+    Each is a lapse, unless the process itself says so at its end.
+    """
     return database.transact(
         lambda connection: (
             connection.execute(
                 update(ingestions)
                 .where(_WAITING, ingestions.c.expander_token.in_(sorted(tokens)))
-                .values(**transitions.NOBODYS, lapses=ingestions.c.lapses + 1)
+                .values(**transitions.NOBODYS, lapses=ingestions.c.lapses + int(lapse))
             ).rowcount
         )
     )
