@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, delete, select, text
+from sqlalchemy import Connection, Row, and_, delete, select
 
 from shared.database import Database, at_most, moment
 from shared.ingestions import transitions
@@ -23,8 +23,6 @@ _SECONDS = 10.0  # of one sweep for each of the two; where it stopped, the next 
 _SETTLING = timedelta(seconds=60)
 _INSTANT = timedelta(microseconds=1)
 _FIRST = UUID(int=0)
-
-_ENDED = text("jobs.finished_at IS NOT NULL")
 
 
 @dataclass
@@ -52,14 +50,16 @@ class Retention:
         for _ in _until(time.monotonic() + _SECONDS):
             with self.database.read() as connection:
                 page = _ended(connection, self._looked_until, cutoff)
-            ids = [row.id for row in page if row.ingestion is None]
-            if ids:
-                removed += self.database.transact(partial(_delete_jobs, ids=ids))
+            some_go = any(row.ingestion is None for row in page)
+            if some_go:
+                first, last = page[0].finished_at, page[-1].finished_at
+                removed += self.database.transact(partial(_delete_jobs, first=first, last=last))
             if len(page) < STEP_ROWS:
                 self._looked_until = cutoff - _SETTLING
                 break
             at = page[-1].finished_at
-            stays = not ids and page[0].finished_at == at  # a page of one instant, and none went
+            # A page of one instant of which none went would be read again.
+            stays = not some_go and page[0].finished_at == at
             self._looked_until = at + _INSTANT if stays else at
         return removed
 
@@ -99,14 +99,14 @@ def _until(give_up: float) -> Iterator[None]:
 
 def _ended(
     connection: Connection, since: datetime | None, before: datetime
-) -> Sequence[Row[UUID, UUID | None, datetime]]:
+) -> Sequence[Row[UUID | None, datetime]]:
     """Up to 1,000 jobs, those that ended first.
 
     By the one column alone: asked for more (an id beside it, `IS NOT NULL`), PostgreSQL expects few
     rows, and reads all there are.
     """
     wanted = (
-        select(jobs.c.id, jobs.c.ingestion, jobs.c.finished_at)
+        select(jobs.c.ingestion, jobs.c.finished_at)
         .where(jobs.c.finished_at < before)
         .order_by(jobs.c.finished_at)
         .limit(at_most(STEP_ROWS))
@@ -116,10 +116,18 @@ def _ended(
     return connection.execute(wanted).all()
 
 
-def _delete_jobs(connection: Connection, ids: Sequence[UUID]) -> int:
-    """Delete those of the jobs that are there; each has ended, which never changes."""
-    held = select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id).with_for_update()
-    return connection.execute(delete(jobs).where(jobs.c.id.in_(held), _ENDED)).rowcount
+def _delete_jobs(connection: Connection, first: datetime, last: datetime) -> int:
+    """Delete the jobs that ended within this time, unless they are of an ingestion.
+
+    Not by a list of ids: of each length of one SQLite's driver keeps another statement in memory.
+    """
+    held = (
+        select(jobs.c.id)
+        .where(jobs.c.finished_at.between(first, last), jobs.c.ingestion.is_(None))
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
+    return connection.execute(delete(jobs).where(jobs.c.id.in_(held))).rowcount
 
 
 def _oldest(
