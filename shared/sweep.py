@@ -76,13 +76,14 @@ class Sweep:
             Unavailable: Database or storage is away; call again later.
         """
         steps: tuple[Callable[[], int], ...] = (
+            # Rows alone first: what cannot be deleted in the storage ends a round.
+            self.forget_idempotency_keys,
+            self.forget_workers,
             self._retention.remove_jobs,
             self._retention.hide_ingestions,
             self.remove_deleted_ingestions,
             self.remove_unused_images,
             self.remove_orphans,
-            self.forget_idempotency_keys,
-            self.forget_workers,
         )
         for step in steps:
             removed = step()

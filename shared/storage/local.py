@@ -76,13 +76,17 @@ class LocalStorage:
 
     def delete(self, *names: str) -> None:
         """See `Storage.delete`; a directory goes too when it is empty."""
+        failure: OSError | None = None
         for path in map(self._path, names):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise Unavailable(f"the storage cannot delete: {error.strerror}") from error
+                failure = error  # the others go all the same
+                continue
             with suppress(OSError):  # not empty, or gone already: both are as they should be
                 path.parent.rmdir()
+        if failure is not None:
+            raise Unavailable(f"the storage cannot delete: {failure.strerror}") from failure
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """See `Storage.list`; unfinished writes are listed too, so that a sweep removes them."""

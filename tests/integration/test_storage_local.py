@@ -142,6 +142,15 @@ def test_deleting_twice_is_no_error_and_leaves_no_directory(
     assert list(root.glob("images/*")) == []
 
 
+def test_what_cannot_be_deleted_keeps_nothing_else(storage: LocalStorage, root: Path) -> None:
+    for name in ("images/a/1", "images/c/1"):
+        storage.write(name, b"data")
+    (root / "images/b/1").mkdir(parents=True)  # no file: it cannot be unlinked
+    with pytest.raises(Unavailable):
+        storage.delete("images/a/1", "images/b/1", "images/c/1")
+    assert names(storage) == []
+
+
 def test_writers_and_deleters_of_one_image_do_not_disturb_each_other(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import func, insert, select, update
 
 from shared import models
 from shared.database import Database, new_id, utc_now
+from shared.errors import Unavailable
 from shared.jobs import queries
 from shared.jobs.intake import Caller, JobOptions, NewImage, submit
 from shared.models import ModelSpec, Target
@@ -242,6 +243,26 @@ def test_old_idempotency_keys_and_workers_are_forgotten(world: World) -> None:
     with world.database.read() as connection:
         assert connection.scalars(select(idempotency_keys.c.key)).all() == ["new"]
         assert connection.scalars(select(workers.c.pid)).all() == [1]
+
+
+def test_what_cannot_be_deleted_in_the_storage_keeps_no_row(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.submit(b"one", key="old")
+    world.storage.write("images/abc/1", b"orphan")
+    world.age_objects("images/abc/1")
+    with world.database.engine.begin() as connection:
+        connection.execute(
+            update(idempotency_keys).values(created_at=utc_now() - timedelta(hours=25))
+        )
+
+    def refuse(*_names: str) -> None:
+        raise Unavailable("nobody may delete this one")
+
+    monkeypatch.setattr(world.storage, "delete", refuse)
+    with pytest.raises(Unavailable):
+        world.sweep.step()
+    assert world.count(idempotency_keys) == 0
 
 
 def test_submits_and_deletes_beside_sweeps_lose_nothing(
