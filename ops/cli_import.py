@@ -67,7 +67,10 @@ def import_model(
     work_dir = settings.data_dir / "downloads"
     if file is None:
         from ops.weights import install_random
-        from worker.engines.weights import save_random_weights
+        from worker.engines import quick_import
+
+        with quick_import():
+            from worker.engines.weights import save_random_weights
 
         version = install_random(database, storage, entry, work_dir, make=save_random_weights)
         click.echo(

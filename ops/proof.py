@@ -30,7 +30,10 @@ def load(spec: ModelSpec, labels: Labels, directory: Path) -> None:
     Raises:
         ModelUnloadable: It cannot be, and why.
     """
-    from worker.engines.tensorflow import check_weights
+    from worker.engines import quick_import
+
+    with quick_import():
+        from worker.engines.tensorflow import check_weights
 
     check_weights(spec, labels, directory)
 

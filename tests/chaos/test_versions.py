@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from tests.functional.service import ROOT, Service, distinct_image
-from tests.services import BrokerServer, wait_until
+from tests.services import AS_INSTALLED, BrokerServer, wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 DIGITS = ROOT / "models" / "digits"
 SCALES = (1 / 255, 0.7 / 255)
+MOST_JOBS = 500
 
 REFERENCE = """
 import sys, keras, numpy as np
@@ -32,10 +33,12 @@ np.save(sys.argv[3], np.stack(scores))
 """
 
 
-def reference_scores(directory: Path, count: int) -> Any:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What Keras itself gives for each image with each of the scales: (scales, images, 10)."""
+    directory = tmp_path_factory.mktemp("reference")
     rows = []
-    for number in range(count):
+    for number in range(MOST_JOBS):
         image = Image.open(io.BytesIO(distinct_image(number))).convert("RGB")
         rows.append(np.asarray(image.resize((32, 32), Image.Resampling.NEAREST)))
     given, answered = directory / "rows.npy", directory / "scores.npy"
@@ -45,7 +48,12 @@ def reference_scores(directory: Path, count: int) -> Any:
         [sys.executable, "-W", "ignore", "-c", REFERENCE, *files, *map(str, SCALES)],
         check=True,
         capture_output=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(AS_INSTALLED),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
     )
     return np.load(answered)
 
@@ -53,7 +61,7 @@ def reference_scores(directory: Path, count: int) -> Any:
 @pytest.fixture(
     params=[
         # Both versions loaded at once, and only one at a time: on one database each, for the time.
-        pytest.param(("postgresql", 500, {}), id="room-for-both"),
+        pytest.param(("postgresql", MOST_JOBS, {}), id="room-for-both"),
         pytest.param(
             ("sqlite", 150, {"max_loaded_versions": 1, "exchange_seconds": 1}), id="room-for-one"
         ),
@@ -81,10 +89,10 @@ def run(service: Service, *arguments: str) -> Any:
 
 
 def test_no_job_is_lost_or_answered_by_a_version_it_does_not_name(
-    stage: tuple[Service, int], tmp_path: Path
+    stage: tuple[Service, int], reference: Any, tmp_path: Path
 ) -> None:
     service, count = stage
-    expected = reference_scores(tmp_path, count)
+    expected = reference[:, :count]
     # The two versions give answers that can be told apart.
     assert np.mean(np.abs(expected[0] - expected[1]).max(axis=1) > 1e-3) > 0.9
     [first] = (m["current"] for m in run(service, "list") if m["name"] == "digits")

@@ -18,7 +18,7 @@ import pytest
 from tests.docs.answers import abridged, differences, pairs, parse, show, text_differences
 from tests.docs.pages import ADDRESS, ANSWERS, PAGES, RUN, Block, blocks, page_name
 from tests.functional.service import Service, serving
-from tests.services import ROOT, BrokerServer
+from tests.services import AS_INSTALLED, ROOT, BrokerServer
 
 WRITE = os.environ.get("WRITE_DOCS") == "1"
 SECONDS = 60
@@ -57,7 +57,8 @@ class Reader:
             if path.name not in ("data", ".venv"):
                 (directory / path.name).symlink_to(path)
         (directory / ".venv").symlink_to(sys.prefix)
-        self.environment = service.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+        path = f"{AS_INSTALLED}{os.pathsep}{ROOT}"
+        self.environment = service.environment | {"PYTHONPATH": path, "COLUMNS": "100"}
 
     def run(self, block: Block) -> None:
         text = self._as_here(block.text)

@@ -4,6 +4,7 @@ The model is a real one with its own name and address; only its weights are rand
 """
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import requests
 
 from tests.functional.service import Service, distinct_image
 from tests.mirror import Mirror, mirror
-from tests.services import ROOT, BrokerServer, wait_until
+from tests.services import AS_INSTALLED, ROOT, BrokerServer, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -85,7 +86,11 @@ class Story:
 @pytest.fixture
 def story(tmp_path: Path, stack: dict[str, Any], redis_server: BrokerServer) -> Iterator[Story]:
     weights = tmp_path / "seeded.weights.h5"
-    making = subprocess.Popen([sys.executable, "-c", MAKE_WEIGHTS, str(weights)], cwd=ROOT)
+    making = subprocess.Popen(
+        [sys.executable, "-c", MAKE_WEIGHTS, str(weights)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(AS_INSTALLED)},
+    )
     with mirror(b"") as server:
         service = Service(
             tmp_path,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.functional.service import Service
 from tests.pictures import encoded
-from tests.services import ROOT, BrokerServer
+from tests.services import AS_INSTALLED, ROOT, BrokerServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +50,7 @@ IMPORTS = {
 # Keras as it is by itself, whatever its user's configuration says, and on the CPU.
 OWN_KERAS = {
     **os.environ,
+    "PYTHONPATH": str(AS_INSTALLED),
     "KERAS_BACKEND": "tensorflow",
     "KERAS_HOME": os.devnull,
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -175,7 +176,7 @@ def import_all(directory: Path, service: Service) -> Iterator[IO[str]]:
         subprocess.Popen(
             [sys.executable, "-c", IMPORT_ALL],
             cwd=directory,
-            env={**service.environment, "PYTHONPATH": str(ROOT)},
+            env={**service.environment, "PYTHONPATH": f"{AS_INSTALLED}{os.pathsep}{ROOT}"},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

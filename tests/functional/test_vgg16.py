@@ -1,6 +1,7 @@
 """VGG16 through the running service: imported while it runs, and the tutorial's own answers."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tests.pictures import (
     several,
     turned,
 )
-from tests.services import BrokerServer
+from tests.services import AS_INSTALLED, BrokerServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,18 +33,15 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-# Runs in a process of its own, so that this one's memory holds no second VGG16.
-MAKE_WEIGHTS = """
-import sys, keras
-keras.utils.set_random_seed(20260101)
-keras.applications.VGG16(weights=None).save_weights(sys.argv[1])
-"""
-
-# The tutorial's chain, as it stands there, but for the labels, which Keras would download, and the
-# images, which are predicted together: one at a time takes twice as long.
+# Weights are made; then it is the tutorial's chain, as it stands there, but for the labels, which
+# Keras would download, and the images, which are predicted together: one at a time takes longer.
 TUTORIAL = """
 import json, sys
 import numpy as np
+import keras
+keras.utils.set_random_seed(20260101)
+keras.applications.VGG16(weights=None).save_weights(sys.argv[1])
+
 from keras.applications.vgg16 import VGG16, preprocess_input
 from keras.utils import img_to_array, load_img
 model = VGG16(weights=None)
@@ -55,24 +53,6 @@ for path, scores in zip(sys.argv[2:], model.predict(preprocess_input(images), 8,
     answers[path] = [(int(index), float(scores[index])) for index in best]
 print(json.dumps(answers))
 """
-
-
-def python(code: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("vgg16") / "seeded.weights.h5"
-    python(MAKE_WEIGHTS, str(path))
-    return path
 
 
 @pytest.fixture
@@ -151,20 +131,32 @@ def image_kinds() -> dict[str, tuple[bytes, bytes]]:
 def tutorial_answers(
     weights: Path, directory: Path, kinds: dict[str, tuple[bytes, bytes]]
 ) -> dict[str, list[tuple[int, float]]]:
-    import json
-
+    """Make weights and, in a process of its own, what the tutorial answers with them."""
     paths = {}
     for name, (_, reference) in kinds.items():
         paths[name] = directory / f"{name}.img"
         paths[name].write_bytes(reference)
-    answers = json.loads(python(TUTORIAL, str(weights), *map(str, paths.values())))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TUTORIAL, str(weights), *map(str, paths.values())],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(AS_INSTALLED),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+    )
+    answers = json.loads(done.stdout.splitlines()[-1])
     return {name: answers[str(path)] for name, path in paths.items()}
 
 
 def test_vgg16_is_imported_into_the_running_service_and_answers_as_the_tutorial_does(
-    service: Service, weights: Path, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
     kinds = image_kinds()
+    weights = tmp_path / "seeded.weights.h5"
     expected = tutorial_answers(weights, tmp_path, kinds)
     service.start()
     refused = service.post(kinds["webp"][0], model="vgg16")

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 
 from ops.catalogue import BUNDLED
-from tests.services import ROOT
+from tests.services import AS_INSTALLED, ROOT
 
 
 def hdf5(attributes: dict[str, str], *groups: str) -> Callable[[Path], None]:
@@ -62,6 +62,7 @@ def classify(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command, with a data directory of its own and nothing else set."""
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "DATABASE_"))},
+        "PYTHONPATH": str(AS_INSTALLED),
         "CLASSIFIER_DATA_DIR": str(data),
         "CLASSIFIER_WEIGHTS_URL": "http://127.0.0.1:9",  # nothing listens there
         "HOME": str(data.parent),

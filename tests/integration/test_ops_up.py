@@ -12,7 +12,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.services import ROOT, free_port, wait_until
+from tests.services import AS_INSTALLED, ROOT, free_port, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -30,6 +30,7 @@ class Up:
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
+            "PYTHONPATH": str(AS_INSTALLED),
             "CLASSIFIER_DOWNLOAD": "",
             "CLASSIFIER_WEB_PROCESSES": "1",
         }
@@ -134,15 +135,17 @@ def submit(up: Up) -> str:
     return location
 
 
-def test_ctrl_c_ends_all_and_state_survives(up: Up) -> None:
+def answer_of(up: Up, job: str) -> str:
+    return str(requests.get(up.url + job, timeout=20).json()["status"])
+
+
+def test_it_starts_ends_and_survives_as_a_whole(up: Up) -> None:
+    """One story, since every start of all of it takes long."""
     up.start()
     assert up.answers("/readyz")
+    a_second_service_is_refused(up)
     job = submit(up)
-    wait_until(
-        lambda: requests.get(up.url + job, timeout=5).json()["status"] == "succeeded",
-        seconds=120,
-        what="an answer",
-    )
+    wait_until(lambda: answer_of(up, job) == "succeeded", seconds=120, what="an answer")
     processes = up.processes
     assert len(processes) >= 5  # broker, web and its process, worker, background worker
     up.signal(signal.SIGINT)
@@ -153,14 +156,20 @@ def test_ctrl_c_ends_all_and_state_survives(up: Up) -> None:
     assert "Model digits: installed." in said
     assert "Model vgg16: not installed: its weights have not been downloaded. Run" in said
     assert "Traceback" not in said
+
     up.start()
-    assert requests.get(up.url + job, timeout=5).json()["status"] == "succeeded"
+    assert answer_of(up, job) == "succeeded"
+    killed_parts_are_started_again(up)
+    children_of_a_killed_supervisor_end(up)
+
+    up.start()
+    processes = up.processes
     up.signal(signal.SIGTERM)
     assert up.wait() == 0
+    assert gone(processes)
 
 
-def test_killed_parts_are_started_again_and_a_second_service_is_refused(up: Up) -> None:
-    up.start()
+def a_second_service_is_refused(up: Up) -> None:
     assert up.process is not None
     refused = up.again(bind=f"127.0.0.1:{free_port()}")
     assert refused.returncode == 1
@@ -168,6 +177,9 @@ def test_killed_parts_are_started_again_and_a_second_service_is_refused(up: Up) 
     refused = up.again(data_dir=str(up.data.with_name("other")))
     assert refused.returncode == 1
     assert f"the address 127.0.0.1:{up.port} is in use by another program" in refused.stderr
+
+
+def killed_parts_are_started_again(up: Up) -> None:
     before = up.parts
     assert set(before) == {*PARTS, "broker"}
     for pid in before.values():
@@ -176,22 +188,14 @@ def test_killed_parts_are_started_again_and_a_second_service_is_refused(up: Up) 
         lambda: (
             up.parts.keys() == before.keys() and not set(up.parts.values()) & set(before.values())
         ),
-        seconds=30,
+        seconds=60,
         what="new parts",
     )
     wait_until(up.answers, seconds=60, what="web")
-    processes = up.processes
-    up.signal(signal.SIGTERM)
-    assert up.wait() == 0
-    assert gone(processes)
 
 
-def test_children_of_a_killed_supervisor_end_and_the_next_one_starts(up: Up) -> None:
-    up.start()
+def children_of_a_killed_supervisor_end(up: Up) -> None:
     processes = up.processes
     up.signal(signal.SIGKILL)
     up.wait()
-    wait_until(lambda: gone(processes), seconds=40, what="end of the children")
-    up.start()
-    up.signal(signal.SIGTERM)
-    assert up.wait() == 0
+    wait_until(lambda: gone(processes), seconds=60, what="end of the children")

@@ -11,6 +11,7 @@ import pytest
 from ops.archive import check_archive
 from ops.install import NotAModel
 from shared.models import ModelSpec
+from worker.engines import quick_import
 from worker.engines.protocol import ModelUnloadable, make_engine
 
 pytestmark = [
@@ -302,3 +303,12 @@ def test_an_efficientnet_of_kerass_own_weights_is_built_as_keras_builds_it(
     engine = make_engine("tensorflow")
     engine.load(spec, tmp_path)
     assert engine.forward(image) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_only_the_first_import_is_kept_for_ever() -> None:
+    """A model that was made before another engine's import can still go."""
+    make_engine("tensorflow")
+    frozen = gc.get_freeze_count()
+    with quick_import():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen

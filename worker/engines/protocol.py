@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ServiceError
 from shared.models import ModelSpec
+from worker.engines import quick_import
 
 
 class ModelUnloadable(ServiceError):
@@ -46,7 +47,8 @@ def make_engine(name: str) -> Engine:
     """The engine that a version names."""
     if name == "tensorflow":
         # Takes seconds, and only a process that serves such a version needs it.
-        from worker.engines.tensorflow import TensorFlowEngine  # noqa: PLC0415
+        with quick_import():
+            from worker.engines.tensorflow import TensorFlowEngine  # noqa: PLC0415
 
         return TensorFlowEngine()
     raise ModelUnloadable(f"there is no engine {name!r}")
