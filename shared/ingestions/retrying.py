@@ -49,7 +49,7 @@ def _step(connection: Connection, ingestion: UUID, after: int | None) -> tuple[i
     row = transitions.locked(connection, ingestion)
     if after is None:
         row = _checked(connection, row)
-    elif row is None or row.status == "canceled":
+    elif row is None or _was_let_go(row):
         return 0, None
     failed = _failed_jobs(connection, ingestion, -1 if after is None else after)
     if not failed:
@@ -85,6 +85,11 @@ def _checked(connection: Connection, row: Row[Any] | None) -> Row[Any]:
     if removed is not None:
         raise ProblemError("model_unavailable", "The ingestion's model version was removed.")
     return row
+
+
+def _was_let_go(row: Row[Any]) -> bool:
+    """Whether it was cancelled or deleted between two steps of a retry."""
+    return row.status == "canceled" or row.deleted_at is not None
 
 
 def _failed_jobs(connection: Connection, ingestion: UUID, after: int) -> list[Any]:
@@ -129,7 +134,7 @@ def _refetch(database: Database, ingestion: UUID) -> int:
 
     def step(connection: Connection) -> int:
         row = transitions.locked(connection, ingestion)
-        if row is None or row.status == "canceled" or row.source_kind not in REFETCHED_KINDS:
+        if row is None or _was_let_go(row) or row.source_kind not in REFETCHED_KINDS:
             return 0
         chosen = connection.scalars(
             select(items.c.position)

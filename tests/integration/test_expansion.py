@@ -1,14 +1,15 @@
 """The life of an ingestion in the database: steps, counts, lapses, cancel, retry, closing."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from shared import models
-from shared.database import new_id, utc_now
+from shared.database import Database, new_id, utc_now
 from shared.errors import ProblemError
 from shared.ingestions import expansion, retrying, transitions, upkeep
 from shared.ingestions.birth import ImageVanished
@@ -296,6 +297,25 @@ def test_a_retry_hands_what_could_not_be_fetched_to_the_expander(bulk: Bulk) -> 
     row = bulk.row(ingestion)
     assert (row.expanded, row.refused) == (2, 0)
     assert bulk.stage.job(bulk.items(ingestion)[0].job).reference == "mine"
+
+
+def test_a_retry_leaves_what_is_deleted_meanwhile_alone(bulk: Bulk) -> None:
+    """Between two steps of it the client's other request is served."""
+
+    class Meanwhile(Database):
+        def transact(self, work: Callable[[Connection], Any]) -> Any:
+            done = bulk.database.transact(work)
+            bulk.database.transact(lambda c: transitions.delete(c, "local", ingestion))
+            return done
+
+    ingestion = bulk.ingest(source_kind="list")
+    away = NewItem("http://there/0.png", None, ("source_unreachable", "It timed out."))
+    expansion.record_step(
+        bulk.database, bulk.must_claim(), position=0, new=[away], checkpoint=1, ended=True
+    )
+    assert bulk.close(ingestion) == "failed"
+    assert retrying.retry(Meanwhile(str(bulk.database.engine.url)), ingestion) == 0
+    assert bulk.close(ingestion) == "failed"
 
 
 def test_what_nobody_will_fetch_again_holds_up_no_end(bulk: Bulk) -> None:
