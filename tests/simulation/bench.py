@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared import migrations
 from tests.simulation.database import StagedDatabase
+from tests.simulation.postgresql import postgresql_database
 from tests.simulation.view import Eye, sqlite_eye
 from tests.simulation.world import World
 
@@ -25,6 +26,7 @@ class Played:
     seed: int
     steps: int
     transactions: int
+    waits: int
     crashes: int
     faults: int
     seconds: float
@@ -58,6 +60,7 @@ class Bench:
             seed,
             stage.borders,
             stage.transactions,
+            stage.waits,
             stage.crashes,
             stage.faults,
             time.monotonic() - began,
@@ -80,3 +83,10 @@ def sqlite_bench() -> Iterator[Bench]:
             yield Bench(database, sqlite_eye(str(path)))
         finally:
             database.close()
+
+
+@contextmanager
+def postgresql_bench(url: str) -> Iterator[Bench]:
+    """On the empty PostgreSQL database at `url`."""
+    with postgresql_database(url) as (database, eye):
+        yield Bench(database, Eye(eye, is_sqlite=False))

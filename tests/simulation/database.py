@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, delete, event
 from sqlalchemy.exc import OperationalError
 
+from shared import tables
 from shared.database import Database
 from shared.errors import Unavailable
 from tests.simulation.stage import Stage
@@ -20,8 +21,8 @@ _CONNECTIONS = 60  # an actor that is set aside in the middle of a look holds on
 class StagedDatabase(Database):
     """A database whose statements are points of the stage that is set in `stage`."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, pool_size=_CONNECTIONS)
+    def __init__(self, url: str, *, timeout_seconds: float | None = 10.0) -> None:
+        super().__init__(url, pool_size=_CONNECTIONS, timeout_seconds=timeout_seconds)
         self.stage: Stage | None = None
         self._error = sqlite3.OperationalError if self.is_sqlite else psycopg.OperationalError
         event.listen(self.engine, "before_cursor_execute", self._before_statement)
@@ -29,6 +30,17 @@ class StagedDatabase(Database):
             event.listen(self.engine, "connect", _no_power_fails_here)
         else:
             event.listen(self.engine, "commit", self._before_commit)
+
+    def empty(self) -> None:
+        """Make it as it was when it was new."""
+        self.transact(_empty)
+
+    def tell_time(self, seconds: float) -> None:
+        """SQLite asks us by itself."""
+
+    def is_blocked(self, pid: int) -> bool:
+        """On SQLite nobody goes on within another's transaction."""
+        raise NotImplementedError
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """As in earnest; it may fail on the way, or after a commit that nobody learns of then."""
@@ -68,6 +80,11 @@ class StagedDatabase(Database):
             stage.statement("COMMIT")
             if stage.fails():
                 raise OperationalError("COMMIT", None, self._error("simulated"))
+
+
+def _empty(connection: Connection) -> None:
+    for table in reversed(tables.metadata.sorted_tables):
+        connection.execute(delete(table))
 
 
 def _no_power_fails_here(connection: Any, _record: object) -> None:

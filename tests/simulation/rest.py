@@ -42,6 +42,7 @@ def come_to_rest(world: "World") -> int:
     for process in world.processes:
         world.stage.end(process)
     world.clock.advance(_LATER_HOURS * 3600)
+    world.database.tell_time(world.clock.seconds)
     for _ in range(2):
         Sweep(world.database, world.storage, world.settings).step()
     world.checker.finish()

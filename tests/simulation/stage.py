@@ -8,6 +8,7 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from greenlet import getcurrent, greenlet
 
@@ -20,6 +21,18 @@ class Killed(Exception):
     No `BaseException`: of one SQLAlchemy takes a connection to be lost. Whoever catches it meets
     it again at the next point.
     """
+
+
+class Server(Protocol):
+    """What the stage wants of the database."""
+
+    is_sqlite: bool
+
+    def tell_time(self, seconds: float) -> None:
+        """Set its clock."""
+
+    def is_blocked(self, pid: int) -> bool:
+        """Whether a session waits for a lock."""
 
 
 @dataclass
@@ -54,7 +67,7 @@ class Actor:
         self.ended = False
         self.in_transaction = False
         self.failure: BaseException | None = None
-        self.blocked = False  # it waits for a lock that another transaction holds
+        self.blocked_by: int | None = None  # its session, which waits for a lock
         self._body = body
         self.thread = greenlet(self._run)
 
@@ -70,7 +83,12 @@ class Actor:
 
     def may_run(self, now: float) -> bool:
         """Whether there is something for it to go on with."""
-        if self.ended or self.process.paused_until > now or self.sleeps_until > now:
+        if (
+            self.ended
+            or self.blocked_by is not None
+            or self.process.paused_until > now
+            or self.sleeps_until > now
+        ):
             return False
         return self.waits_for is None or self.waits_for()
 
@@ -78,7 +96,7 @@ class Actor:
 class Stage:
     """Who is on, and what happened: the controller's side and the actors' side of the baton."""
 
-    def __init__(self, rng: random.Random, clock: Clock, *, statements: bool) -> None:
+    def __init__(self, rng: random.Random, clock: Clock, server: Server) -> None:
         self.rng = rng
         self.clock = clock
         self.actors: list[Actor] = []
@@ -86,12 +104,13 @@ class Stage:
         self.transactions = 0
         self.crashes = 0
         self.faults = 0
+        self.waits = 0
         self.changed = True
         self.fault_rate = 0.0
         self.trace: list[str] | None = None
         self.recent: list[str] = []
         self.hash = 0
-        self._statements = statements  # whether others may go on within a transaction
+        self._server = server
         self._numbers = 0
         self._main = getcurrent()
         self._current: Actor | None = None
@@ -112,11 +131,26 @@ class Stage:
         actor.waits_for = None
         self._switch(actor)
         self.settle(actor.process)
+        self._free()
 
     def _switch(self, actor: Actor) -> None:
+        self._server.tell_time(self.clock.seconds)
         self._current = actor
         actor.thread.switch()
         self._current = None
+
+    def _free(self) -> None:
+        """Let those go on to their next point who waited for locks that are free now."""
+        waiting = True
+        while waiting:
+            waiting = False
+            for actor in [actor for actor in self.actors if actor.blocked_by is not None]:
+                if actor.blocked_by is not None and not self._server.is_blocked(actor.blocked_by):
+                    self.note(f"{actor.name} has its lock")
+                    actor.blocked_by = None
+                    self._switch(actor)
+                    self.settle(actor.process)
+                    waiting = True
 
     def settle(self, process: Process) -> None:
         """A process of which one actor has died is dead altogether."""
@@ -130,10 +164,11 @@ class Stage:
         for actor in process.actors:
             actor.killed = True
         for actor in process.actors:
-            if not actor.ended:
+            while not actor.ended:
                 self._switch(actor)
         self.note(f"{process.name} is dead")
         self._leave(process)
+        self._free()
 
     def _leave(self, process: Process) -> None:
         self.actors = [actor for actor in self.actors if actor.process is not process]
@@ -150,6 +185,16 @@ class Stage:
             self.trace.append(line)
 
     # The actors' side
+
+    def set_aside(self, pid: int) -> None:
+        """The calling actor's session waits for a lock: the others go on."""
+        actor = self.me()
+        assert actor is not None
+        actor.blocked_by = pid
+        self.waits += 1
+        self.note(f"{actor.name} waits for a lock")
+        self._main.switch()
+        actor.blocked_by = None
 
     def me(self) -> Actor | None:
         """The actor that calls; None for the controller."""
@@ -175,7 +220,7 @@ class Stage:
 
     def statement(self, label: str) -> None:
         """A statement of a transaction is about to be run."""
-        if self._statements:
+        if not self._server.is_sqlite:
             self.point(label, border=False)
         else:
             self.passing(label)

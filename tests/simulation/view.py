@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 _JOBS = (
     "id:u owner status image model_version pinned:b ingestion:u position lane flow sequence "
@@ -46,13 +47,6 @@ Job = _row("Job", _JOBS)
 Ingestion = _row("Ingestion", _INGESTIONS)
 
 
-class Cursor(Protocol):
-    """What both drivers have."""
-
-    def execute(self, statement: str, /) -> Any:
-        """Run a statement in autocommit."""
-
-
 @dataclass
 class View:
     """All that is committed at one moment."""
@@ -87,11 +81,20 @@ class Eye:
             parts.append(name if self._is_sqlite else _POSTGRESQL[kind].format(name))
         return f"SELECT {', '.join(parts)} FROM {table}"
 
+    def _read(self) -> Iterator[tuple[str, list[Any]]]:
+        if self._is_sqlite:
+            for table, statement in self._statements.items():
+                yield table, self._connection.execute(statement).fetchall()
+            return
+        cursor = self._connection.execute(";".join(self._statements.values()))  # at one go
+        for table in self._statements:
+            yield table, cursor.fetchall()
+            cursor.nextset()
+
     def look(self) -> View:
         """Everything, at one moment: nobody else is on."""
         view = View()
-        for table, statement in self._statements.items():
-            rows = self._connection.execute(statement).fetchall()
+        for table, rows in self._read():
             if table == "jobs":
                 view.jobs = {row[0]: Job._make(row) for row in rows}
             elif table == "ingestions":

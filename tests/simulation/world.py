@@ -5,9 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import Connection, delete
-
-from shared import models, tables
+from shared import models
 from tests.simulation.background import Background
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Client
@@ -32,7 +30,7 @@ class World:
     def __init__(self, seed: int, database: StagedDatabase, eye: Eye) -> None:
         rng = self.rng = random.Random(seed)
         self.clock = Clock()
-        self.stage = Stage(rng, self.clock, statements=not database.is_sqlite)
+        self.stage = Stage(rng, self.clock, database)
         self.database = database
         drawn = draw(rng)
         self.scenario, self.pictures, self.sources = drawn.scenario, drawn.pictures, drawn.sources
@@ -82,7 +80,8 @@ class World:
 
     def _set_up(self) -> None:
         self.database.stage = None
-        self.database.transact(_empty)
+        self.database.empty()
+        self.database.tell_time(0.0)
         for name in ("a", "b"):
             self.database.transact(partial(models.register, name=name))
         self.database.transact(lambda connection: install(connection, "a", "1"))
@@ -195,8 +194,3 @@ class World:
         self.storage.away = self.clock.seconds < self._away_until
         if rng.random() < scenario.lose_rate and self.storage.objects:
             self.storage.lose(rng.choice(sorted(self.storage.objects)))
-
-
-def _empty(connection: Connection) -> None:
-    for table in reversed(tables.metadata.sorted_tables):
-        connection.execute(delete(table))
