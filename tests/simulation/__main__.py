@@ -1,7 +1,6 @@
 """Play seeds of the simulation, and say what came of them; exit 1 where one fails."""
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -11,10 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-import structlog
-
 from tests.services import PostgresServer
-from tests.simulation.bench import Bench, Played, postgresql_bench, sqlite_bench
+from tests.simulation.bench import play_seeds
 
 
 def main() -> int:
@@ -26,10 +23,10 @@ def main() -> int:
     with _urls(given.database, given.processes) as urls:
         parts = [seeds[number :: len(urls)] for number in range(len(urls))]
         if len(urls) == 1:
-            played = _play(urls[0], parts[0], given.steps, trace=given.trace)
+            played = play_seeds(urls[0], parts[0], given.steps, trace=given.trace)
         else:
             with ProcessPoolExecutor(len(urls), get_context("spawn")) as pool:
-                done = pool.map(_play, urls, parts, [given.steps] * len(urls))
+                done = pool.map(play_seeds, urls, parts, [given.steps] * len(urls))
                 played = [one for part in done for one in part]
     for one in played:
         if given.trace or one.failure:
@@ -75,26 +72,6 @@ def _urls(database: str, processes: int) -> Iterator[Sequence[str | None]]:
         yield [server.create_database() for _ in range(processes)]
     finally:
         server.close()
-
-
-def _play(
-    url: str | None, seeds: Sequence[int], steps: int, *, trace: bool = False
-) -> list[Played]:
-    """Play these seeds, to the first that fails."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    played = []
-    with _bench(url) as bench:
-        for seed in seeds:
-            played.append(bench.play(seed, steps, trace=trace))
-            if played[-1].failure:
-                break
-    return played
-
-
-@contextmanager
-def _bench(url: str | None) -> Iterator[Bench]:
-    with sqlite_bench() if url is None else postgresql_bench(url) as bench:
-        yield bench
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """A database of the simulation, used for seed after seed."""
 
+import logging
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import structlog
 
 from shared import migrations
 from tests.simulation.database import StagedDatabase
@@ -90,3 +93,17 @@ def postgresql_bench(url: str) -> Iterator[Bench]:
     """On the empty PostgreSQL database at `url`."""
     with postgresql_database(url) as (database, eye):
         yield Bench(database, Eye(eye, is_sqlite=False))
+
+
+def play_seeds(
+    url: str | None, seeds: Sequence[int], steps: int, *, trace: bool = False
+) -> list[Played]:
+    """Play these seeds, to the first that fails; on SQLite without a `url`."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    played = []
+    with sqlite_bench() if url is None else postgresql_bench(url) as bench:
+        for seed in seeds:
+            played.append(bench.play(seed, steps, trace=trace))
+            if played[-1].failure:
+                break
+    return played

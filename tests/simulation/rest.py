@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _MOST_STEPS = 4000
-_MOST_STUCK = 8  # each time some rounds of recovery
+_STUCK_SECONDS = 120.0  # in which nothing changes and nothing is due: many rounds of recovery
 _TICK_SECONDS = 0.005
 _QUIET_SKIPS = 6
 _LATER_HOURS = 26.0
@@ -25,20 +25,21 @@ def come_to_rest(world: "World") -> int:
         Violation: Something does not end, or is left over.
     """
     _calm(world)
-    steps = quiet = stuck = changes = 0
+    steps = quiet = changes = 0
+    moved_at = world.clock.seconds
     while left := list(world.checker.unsettled()):
         steps += 1
-        if steps > _MOST_STEPS or stuck > _MOST_STUCK:
+        if steps > _MOST_STEPS or world.clock.seconds - moved_at > _STUCK_SECONDS:
             raise Violation(f"not at rest after {steps} steps: {'; '.join(left)}")
         if world.step():
             continue
         if world.checker.changes != changes:
-            quiet = stuck = 0
-            changes = world.checker.changes
+            quiet, changes, moved_at = 0, world.checker.changes, world.clock.seconds
         quiet += 1
         if quiet > _QUIET_SKIPS:
             quiet = 0
-            stuck = 0 if _jump(world) else stuck + 1
+            if _jump(world):
+                moved_at = world.clock.seconds
     for process in world.processes:
         world.stage.end(process)
     world.clock.advance(_LATER_HOURS * 3600)
@@ -60,6 +61,7 @@ def _calm(world: "World") -> None:
     alone = world.rng.random() < 0.5
     for process in list(world.processes):
         process.paused_until = float("-inf")
+        process.restarts_at = stage.clock.seconds if process.dead else None
         for actor in process.actors:
             actor.dies_in = None
         # Clients and the operator are gone, and half of the time the rest is, too.
