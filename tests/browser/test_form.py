@@ -229,7 +229,7 @@ def test_an_image_that_is_too_large_is_kept_so_that_this_shows(site: Site) -> No
         (b"PK\x03\x04 and more", "archive"),
         (b"\x1f\x8b and more", "archive"),
         (b"\x28\xb5\x2f\xfd and more", "archive"),
-        (b"a.png".ljust(257, b"\0") + b"ustar", "archive"),
+        (tarfile.TarInfo("a.png").tobuf(), "archive"),
         (b"https://example.org/a.png\n", "list"),
     ],
 )

@@ -214,6 +214,7 @@ def test_web_answers_what_it_has_begun(service: Stopping) -> None:
     assert (taken.status_code, taken.headers["Connection"]) == (202, "close")
     idle.request("GET", "/healthz")
     answer = idle.getresponse()
+    answer.read()
     assert (answer.status, answer.headers["Connection"]) == (200, "close")
 
     replica.part.signal(signal.SIGTERM)
