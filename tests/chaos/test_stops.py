@@ -225,7 +225,8 @@ def test_web_answers_what_it_has_begun(service: Stopping) -> None:
     accepted = slow.getresponse()
     assert accepted.status == 202
     last = json.loads(accepted.read())
-    slow.close()
+    for connection in (slow, waiting, idle):
+        connection.close()
     assert replica.part.stop() == 0
     service.worker.start()
     replica.part.start()
