@@ -318,7 +318,7 @@ def requeue_lapsed(connection: Connection, token: UUID, *, wait: bool = False) -
             finished_at=case((guilty, stamp()), else_=None),
             error_code=case((guilty, "worker_lost"), else_=None),
             error_detail=case(
-                (guilty, "Three worker processes ended while they worked on this image alone."),
+                (guilty, "Its worker process ended each time it worked on this image alone."),
                 else_=None,
             ),
             lapses=jobs.c.lapses + case((on_trial, 1), else_=0),
