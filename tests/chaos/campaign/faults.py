@@ -126,7 +126,7 @@ def disk_full(stage: Stage, seconds: float) -> Harm:
     filler = stage.mount / "filler"
 
     def begin() -> None:
-        with filler.open("wb") as file, suppress(OSError):
+        with suppress(OSError), filler.open("wb") as file:
             while True:
                 file.write(bytes(2**20))
                 file.flush()
