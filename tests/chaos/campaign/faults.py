@@ -130,7 +130,7 @@ def disk_full(stage: Stage, seconds: float) -> Harm:
             while True:
                 file.write(bytes(2**20))
                 file.flush()
-        with filler.open("ab", buffering=0) as file, suppress(OSError):
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 
