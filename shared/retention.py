@@ -5,7 +5,7 @@ as its DELETE hides it, and the sweep removes it; the jobs of an ingestion go on
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -44,10 +44,10 @@ class Retention:
         """Delete jobs that ended long enough ago, 1,000 a transaction; their number comes back."""
         if not self.days:
             return 0
-        cutoff, removed = self._cutoff(), 0
+        cutoff, removed, give_up = self._cutoff(), 0, time.monotonic() + _SECONDS
         if self._looked_until is not None and self._looked_until > cutoff:
             self._looked_until = None  # the clock was set back: jobs have ended before it since
-        for _ in _until(time.monotonic() + _SECONDS):
+        while time.monotonic() < give_up:
             with self.database.read() as connection:
                 page = _ended(connection, self._looked_until, cutoff)
             some_go = any(row.ingestion is None for row in page)
@@ -67,8 +67,8 @@ class Retention:
         """Delete ingestions, as a client does, that settled long enough ago."""
         if not self.days:
             return 0
-        cutoff, hidden = self._cutoff(), 0
-        for _ in _until(time.monotonic() + _SECONDS):
+        cutoff, hidden, give_up = self._cutoff(), 0, time.monotonic() + _SECONDS
+        while time.monotonic() < give_up:
             with self.database.read() as connection:
                 page = _oldest(connection, self._ingestions_after, cutoff)
             for row in page:
@@ -89,12 +89,6 @@ class Retention:
                 select(moment(-self.days * 24 * 3600))
             ).scalar_one()
         return cutoff
-
-
-def _until(give_up: float) -> Iterator[None]:
-    """Again and again, until then."""
-    while time.monotonic() < give_up:
-        yield
 
 
 def _ended(

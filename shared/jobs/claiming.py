@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -143,17 +144,9 @@ def _claim_once(
 
 def _give_unsure_back(database: Database, cursor: LaneCursor) -> None:
     """Nobody works on such jobs; they would wait for the lease's end, and then be suspects."""
-    token = cursor.unsure
-    if token is None:
-        return
-
-    def give_back(connection: Connection) -> None:
-        held = connection.scalars(select(jobs.c.id).where(jobs.c.claim_token == token)).all()
-        transitions.give_back(connection, token, held)
-        transitions.drop_idle_claim(connection, token)
-
-    database.transact(give_back)
-    cursor.unsure = None
+    if cursor.unsure is not None:
+        database.transact(partial(transitions.give_claim_back, token=cursor.unsure))
+        cursor.unsure = None
 
 
 def _without_stopped(

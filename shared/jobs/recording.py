@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 from shared.database import Database, stamp
 from shared.jobs import transitions
 from shared.jobs.claiming import Claim
-from shared.tables import claims, images, jobs, results
+from shared.tables import claims, images, results
 from shared.upserts import insert_if_absent
 
 # One image's ranked predictions: (class_id, label, score), best first.
@@ -104,9 +104,7 @@ def give_back(database: Database, claim: Claim, job_ids: Sequence[UUID]) -> None
 def give_all_back(connection: Connection, worker: UUID) -> None:
     """Return whatever a worker that ends still holds: it could not be given back before."""
     for token in connection.scalars(select(claims.c.token).where(claims.c.worker == worker)).all():
-        ids = connection.scalars(select(jobs.c.id).where(jobs.c.claim_token == token)).all()
-        transitions.give_back(connection, token, ids)
-        transitions.drop_idle_claim(connection, token)
+        transitions.give_claim_back(connection, token)
 
 
 def forget_object(database: Database, image: str, name: str) -> None:

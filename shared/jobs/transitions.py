@@ -195,6 +195,13 @@ def give_back(connection: Connection, token: UUID, ids: Sequence[UUID]) -> set[U
     )
 
 
+def give_claim_back(connection: Connection, token: UUID) -> None:
+    """Return whatever a claim still holds, and end it; its owner, who asks, works on none of it."""
+    held = connection.scalars(select(jobs.c.id).where(jobs.c.claim_token == token)).all()
+    give_back(connection, token, held)
+    drop_idle_claim(connection, token)
+
+
 def park(
     connection: Connection, token: UUID, ids: Sequence[UUID], *, unreachable_hours: float
 ) -> set[UUID]:
