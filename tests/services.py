@@ -30,6 +30,15 @@ from shared.errors import ServiceError
 ROOT = Path(__file__).resolve().parent.parent
 # First on the path of a process that is to find no more than the service is installed with.
 AS_INSTALLED = ROOT / "tests" / "installed"
+# The environment of Keras as it is by itself, whatever its user's configuration says, on the CPU.
+OWN_KERAS = {
+    **os.environ,
+    "PYTHONPATH": str(AS_INSTALLED),
+    "KERAS_BACKEND": "tensorflow",
+    "KERAS_HOME": os.devnull,
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.functional.service import ROOT, Service, distinct_image
-from tests.services import AS_INSTALLED, BrokerServer, wait_until
+from tests.services import OWN_KERAS, BrokerServer, wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
@@ -48,12 +47,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
         [sys.executable, "-W", "ignore", "-c", REFERENCE, *files, *map(str, SCALES)],
         check=True,
         capture_output=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(AS_INSTALLED),
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
+        env=OWN_KERAS,
     )
     return np.load(answered)
 

@@ -59,7 +59,13 @@ def _prefer(wait_seconds: int) -> dict[str, str]:
 
 
 class Part:
-    """One process of the service, with its log."""
+    """One process of the service, with its log.
+
+    Attributes:
+        own_session: Whether it has a session of its own, so that all it has started can be ended.
+    """
+
+    own_session = False
 
     def __init__(
         self,
@@ -88,7 +94,13 @@ class Part:
         assert not self.running
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=self.own_session,
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.functional.service import Service
 from tests.pictures import encoded
-from tests.services import AS_INSTALLED, ROOT, BrokerServer
+from tests.services import AS_INSTALLED, OWN_KERAS, ROOT, BrokerServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,16 +45,6 @@ IMPORTS = {
         " --input-size 64x64 --classifier-activation sigmoid"
     ],
     **{made: [f"{name} {made}.weights.h5"] for name, made in FAMILIES.items()},
-}
-
-# Keras as it is by itself, whatever its user's configuration says, and on the CPU.
-OWN_KERAS = {
-    **os.environ,
-    "PYTHONPATH": str(AS_INSTALLED),
-    "KERAS_BACKEND": "tensorflow",
-    "KERAS_HOME": os.devnull,
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-    "CUDA_VISIBLE_DEVICES": "",
 }
 
 # The command itself, again and again: a process for each would load TensorFlow for each.

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tests.pictures import (
     several,
     turned,
 )
-from tests.services import AS_INSTALLED, BrokerServer
+from tests.services import OWN_KERAS, BrokerServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -141,12 +140,7 @@ def tutorial_answers(
         capture_output=True,
         text=True,
         check=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(AS_INSTALLED),
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
+        env=OWN_KERAS,
     )
     answers = json.loads(done.stdout.splitlines()[-1])
     return {name: answers[str(path)] for name, path in paths.items()}

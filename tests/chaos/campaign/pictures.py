@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tests.functional.service import ROOT, distinct_image
+from tests.services import OWN_KERAS
 
 DIGITS = ROOT / "models" / "digits"
 SCALES = (1 / 255, 0.7 / 255)  # of the two versions: they answer differently
@@ -67,7 +67,7 @@ class Oracle:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
+            env=OWN_KERAS,
         )
 
     def scores(self, numbers: Iterable[int]) -> dict[int, tuple[Any, Any]]:

@@ -17,8 +17,8 @@ from random import Random
 from typing import Any
 
 from tests.chaos.hosts import Cut
-from tests.functional.service import ROOT, Part, Service
-from tests.services import HERE, BrokerServer, Place, PostgresServer, wait_until
+from tests.functional.service import Part, Service
+from tests.services import BrokerServer, PostgresServer, wait_until
 
 LEASE_SECONDS = 6.0
 RENEW_SECONDS = 1.5
@@ -36,17 +36,12 @@ _SETTINGS = {
 
 
 class Member(Part):
-    """A part in a session of its own, so that what it has started ends with it."""
+    """A part that is started again, and whose children end with it."""
 
-    def __init__(
-        self,
-        name: str,
-        arguments: list[str],
-        environment: dict[str, str],
-        log: Path,
-        place: Place = HERE,
-    ) -> None:
-        super().__init__(name, arguments, environment, log, place)
+    own_session = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.plain_command = list(self._command)
         self.unasked: list[int] = []  # exit codes of deaths that no fault has asked for
         self._asked = False
@@ -54,18 +49,10 @@ class Member(Part):
 
     def start(self) -> None:
         """Start it, unless it runs."""
-        with self._lock, self.log.open("ab") as log:
+        with self._lock:
             if not self.running:
                 self._asked = False
-                self._process = subprocess.Popen(
-                    self._command,
-                    cwd=ROOT,
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+                super().start()
 
     def kill(self) -> None:
         """`kill -9`; what it has started ends when it is started again, as in the service."""
