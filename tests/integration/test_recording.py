@@ -287,6 +287,7 @@ ATTEMPTS: dict[str, Callable[[Any, UUID, UUID, int], Any]] = {
         c, token, [job_id], code="inference_failed", detail="late"
     ),
     "give_back": lambda c, token, job_id, version: transitions.give_back(c, token, [job_id]),
+    "give_claim_back": lambda c, token, job_id, version: transitions.give_claim_back(c, token),
     "park": lambda c, token, job_id, version: transitions.park(
         c, token, [job_id], unreachable_hours=0.0
     ),
