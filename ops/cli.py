@@ -126,7 +126,7 @@ def upgrade(settings: "Settings", as_json: bool) -> int:
     from shared.database import Database
     from shared.storage.opening import open_storage
 
-    database = Database(settings.database, pool_size=2, timeout_seconds=None)
+    database = Database(settings.database, pool_size=2)
     prepare(database, open_storage(settings), wanted(settings))
     database.close()
     click.echo(json.dumps({"upgraded": True}) if as_json else "The database is up to date.")

@@ -3,7 +3,7 @@
 import errno
 import socket
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import click
 import structlog
@@ -43,10 +43,9 @@ def run_up(settings: Settings) -> int:
         click.echo("Starting.")
         if broker is not None:
             _start_broker(supervisor, broker)
-        with closing(Database(settings.database, pool_size=2, timeout_seconds=None)) as patient:
-            models.prepare(patient, open_storage(settings), models.wanted(settings))
         database = Database(settings.database, pool_size=2)
         stack.callback(database.close)
+        models.prepare(database, open_storage(settings), models.wanted(settings))
         announcer = Announcer(settings, database)
         options = ["--ends-broker", str(broker.socket)] if broker else []
         # Its stop waits for no load balancer: whoever presses Ctrl-C waits for it.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -41,17 +42,14 @@ def upgrade(database: Database) -> None:
     if database.is_sqlite:
         database.transact(_apply)
         return
-    with database.read() as connection:
-        try:
-            # It may take as long as it takes, unlike all that serves somebody.
-            connection.exec_driver_sql("SET statement_timeout = 0")
-            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
-            _take_turn(connection)
-            connection.commit()  # of what was just read: each revision begins its own transaction
-            connection.execution_options(isolation_level="READ COMMITTED")
-            _patiently(connection, _apply)
-        finally:
-            connection.invalidate()  # its settings and its turn end with it
+    # It may take as long as it takes, unlike all that serves somebody.
+    url = database.engine.url.render_as_string(hide_password=False)
+    with closing(Database(url, timeout_seconds=None)) as patient, patient.read() as connection:
+        connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+        _take_turn(connection)
+        connection.commit()  # of what was just read: each revision begins its own transaction
+        connection.execution_options(isolation_level="READ COMMITTED")
+        _patiently(connection, _apply)
 
 
 def is_new_enough(database: Database) -> bool:

@@ -187,6 +187,23 @@ def test_nobody_waits_behind_an_upgrade_that_waits_for_a_reader(
     assert {row["parks"] for row in rows_of(database)["jobs"]} >= {3}
 
 
+def test_an_upgrade_takes_longer_than_anything_else_may(
+    before_the_indexes: Database, postgresql_url: str
+) -> None:
+    """An index waits for whoever still reads, however little patience the service has else."""
+    database = before_the_indexes
+    impatient = Database(postgresql_url, timeout_seconds=0.5)
+    with _in_the_background(lambda: upgrade(impatient)) as upgrading:
+        with database.engine.connect() as reader:
+            reader.execution_options(isolation_level="REPEATABLE READ")
+            reader.execute(text("SELECT FROM models"))
+            longer = "query LIKE 'CREATE INDEX%' AND now() - query_start > interval '3 s'"
+            _wait_until(database, f"SELECT FROM pg_stat_activity WHERE {longer}", upgrading)
+        upgrading.result(_PATIENCE_SECONDS)
+    impatient.close()
+    assert is_new_enough(database)
+
+
 def test_indexes_are_made_while_others_write_and_again_after_an_interruption(
     before_the_indexes: Database,
 ) -> None:
