@@ -1,6 +1,8 @@
 """What the TensorFlow engine serves and what it refuses, by small models made here."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from ops.archive import check_archive
 from ops.install import NotAModel
 from shared.models import ModelSpec
+from tests.services import OWN_KERAS, ROOT
 from worker.engines import quick_import
 from worker.engines.protocol import ModelUnloadable, make_engine
 
@@ -251,6 +254,32 @@ def test_a_model_that_nobody_holds_any_more_is_gone_at_once(tmp_path: Path) -> N
         assert variables() == before
     finally:
         gc.enable()
+
+
+def test_the_first_import_holds_nothing_of_those_who_asked_for_it() -> None:
+    script = """
+import weakref
+from worker.engines.protocol import make_engine
+
+class Model:
+    pass
+
+def load():
+    model = Model()
+    make_engine("tensorflow")
+    return weakref.ref(model)
+
+assert load()() is None, "the model cannot be exchanged any more"
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=ROOT,
+        env=OWN_KERAS,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_convolutions_of_one_channel_each_give_what_keras_gives(tmp_path: Path) -> None:
