@@ -26,6 +26,7 @@ from shared.tables import LANES, claims, jobs, lanes, model_versions, models, wo
 
 _STEP_SECONDS = 1.0  # a step itself takes some time
 _MOVE_ROWS = 200  # each moved job is tagged anew, in a statement of its own
+_MOVE_STEPS = 10  # a second or two: then the other steps have their turn
 
 log = structlog.get_logger(__name__)
 
@@ -79,13 +80,15 @@ class Recovery:
         )
 
     def _was_away(self) -> bool:
-        """Whether the last successful step is more than two intervals ago, or there was none."""
+        """Whether the last successful step is longer ago than a round takes, or there was none."""
         if self._last_success is None:
             return True
         return time.monotonic() - self._last_success > self._longest_round()
 
     def _longest_round(self) -> float:
-        return 2 * self.settings.recovery_seconds + _STEP_SECONDS
+        # An absence shorter than a renewal's interval costs no owner its lease, which is several.
+        two_intervals = 2 * self.settings.recovery_seconds + _STEP_SECONDS
+        return max(two_intervals, self.settings.renew_seconds)
 
     def _note_success(self) -> None:
         if self._was_away():
@@ -231,7 +234,7 @@ def end_unserved(database: Database, hours: float) -> int:
 
 
 def move_to_current(database: Database) -> int:
-    """Move unpinned queued jobs to their model's current version, in order, in small steps."""
+    """Move unpinned queued jobs to their model's current version, in order, some at a time."""
     with database.read() as connection:
         stale = connection.execute(
             select(model_versions.c.id, models.c.current_version)
@@ -244,12 +247,11 @@ def move_to_current(database: Database) -> int:
         ).all()
     moved = 0
     for version_id, current in stale:
-        while step := database.transact(
-            lambda connection, version_id=version_id, current=current: _move_some(  # type: ignore[misc]
-                connection, version_id, current
-            )
-        ):
-            moved += step
+        step = partial(_move_some, version_id=version_id, current=current)
+        for _ in range(_MOVE_STEPS):
+            moved += (number := database.transact(step))
+            if number < _MOVE_ROWS:
+                break
     return moved
 
 

@@ -184,6 +184,23 @@ def test_a_process_that_was_away_takes_nothing_at_first(stage: Stage) -> None:
     wait_until(taken, seconds=30, what="requeue by a process back for a while")
 
 
+def test_a_slow_round_is_no_absence(stage: Stage) -> None:
+    process = make_recovery(stage, recovery_seconds=0.01, renew_seconds=1.5)
+    job_id = stage.submit().job_id
+    stage.must_claim(lease_seconds=-1)
+
+    def trusted() -> bool:
+        process.step()
+        return process.may_take_from_others()
+
+    wait_until(trusted, seconds=30, what="a process no longer fresh")
+    process.step()
+    stage.must_claim(lease_seconds=-1)
+    time.sleep(1.2)  # more than two intervals and a second, and less than owners take to renew
+    process.step()
+    assert stage.job(job_id).status == "queued"
+
+
 def make_identity(slot: str = "slot:1") -> identity.Identity:
     return identity.Identity(new_id(), slot, lock=-1)
 
@@ -305,6 +322,14 @@ def test_unpinned_jobs_move_to_the_current_version_in_order(stage: Stage) -> Non
     assert [job.id for job in stage.must_claim(version_id=current).jobs] == [ahead, *ids]
     assert [job.id for job in stage.must_claim(version_id=current, lane="bulk").jobs] == [bulk]
     assert [job.id for job in stage.must_claim().jobs] == [pinned]
+
+
+def test_many_jobs_move_in_several_rounds(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_MOVE_ROWS", 2)
+    stage.submit_many(23)
+    current = stage.install()
+    assert [recovery.move_to_current(stage.database) for _ in range(3)] == [20, 3, 0]
+    assert len(stage.must_claim(8, version_id=current).jobs) == 8
 
 
 def test_moved_flows_still_take_turns(stage: Stage) -> None:
