@@ -207,7 +207,6 @@ jobs = Table(
     Column("created_at", UTCDateTime, nullable=False),
     Column("started_at", UTCDateTime),
     Column("finished_at", UTCDateTime),
-    Column("delete_at", UTCDateTime),
     Column("decode_ms", Float),
     Column("inference_ms", Float),
     # To be followed through logs and traces, since the message carries nothing

@@ -177,7 +177,6 @@ def upgrade() -> None:
         sa.Column("created_at", UTCDateTime(), nullable=False),
         sa.Column("started_at", UTCDateTime(), nullable=True),
         sa.Column("finished_at", UTCDateTime(), nullable=True),
-        sa.Column("delete_at", UTCDateTime(), nullable=True),
         sa.Column("decode_ms", sa.Float(), nullable=True),
         sa.Column("inference_ms", sa.Float(), nullable=True),
         sa.Column("request_id", sa.String(length=200), nullable=True),
