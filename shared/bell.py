@@ -8,6 +8,9 @@ from celery import Celery
 
 from shared.queue import CLASSIFY, EXPAND, EXPANDER_QUEUE, queue_name, ring
 
+# Between two rings: whoever hears the first works until nothing waits, and each bell costs both
+# sides some milliseconds. Without this pause a service under load did a quarter less.
+_PAUSE_SECONDS = 0.05
 _SILENT_SECONDS = 5.0  # after a failed ring; recovery looks for work every 2 s anyway
 
 log = structlog.get_logger(__name__)
@@ -49,6 +52,7 @@ class Bell:
             try:
                 for bell in sorted(wanted):
                     ring(self._app, *bell)
+                time.sleep(_PAUSE_SECONDS)
             except Exception as error:  # whatever a broker may raise, the next ring is tried
                 log.warning("bell_failed", error=str(error))
                 time.sleep(_SILENT_SECONDS)
