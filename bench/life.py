@@ -4,11 +4,11 @@
     .venv/bin/python -m bench.life --jobs 200000 --rate 200 --database postgresql
 
 Starts a service of its own (`classify up`, with a model that costs nothing) in a temporary
-directory, and hands in distinct pictures over HTTP at a steady rate, or as fast as the service takes
-them: half of them by themselves, the others in archives. What has ended is kept for a tenth of the
-time that the rate takes. At each tenth of the jobs it notes the rows and the size of the tables, the
-memory of each part and how long claims took, and prints them as Markdown. Exits with 1 if a job was
-not accepted, or was seen to end otherwise than well.
+directory, and hands in distinct pictures over HTTP at a steady rate, or as fast as the service
+takes them: half of them by themselves, the others in archives. What has ended is kept for a tenth
+of the time that the rate takes. At each tenth of the jobs it notes the rows and the size of the
+tables, the memory of each part and how long claims took, and prints them as Markdown. Exits with 1
+if a job was not accepted, or was seen to end otherwise than well.
 """
 
 import argparse
