@@ -194,16 +194,16 @@ def _live(options: argparse.Namespace, service: Whole, database: Database, direc
 def _ingest(
     load: Load, service: Whole, directory: Path, images: int, options: argparse.Namespace
 ) -> None:
-    """Hand in archives at the same pace."""
-    fresh, archive, number = pictures(seed=options.clients), directory / "images.tar", 0
-    began, each = time.monotonic(), options.jobs / options.rate / (_TENTHS * _ARCHIVES)
-    while images and number < _TENTHS * _ARCHIVES:
-        if load.stopping.wait(max(0.0, began + number * each - time.monotonic())):
-            return
+    """Hand in an archive whenever the jobs that came by themselves have got as far."""
+    fresh, archive = pictures(seed=options.clients), directory / "images.tar"
+    each = options.jobs // (_TENTHS * _ARCHIVES)
+    for number in range(_TENTHS * _ARCHIVES if images else 0):
+        while load.accepted < number * each:
+            if load.stopping.wait(0.2):
+                return
         write_tar(archive, islice(fresh, images))
         service.ingest(NO_COST, path=archive)
         load.count(images)
-        number += 1
 
 
 def _until_accepted(load: Load, number: int, clients: list["Future[None]"]) -> None:
