@@ -142,6 +142,20 @@ def test_it_recovers_and_sweeps_and_stops(background: Background) -> None:
     assert set(background.events()) >= {"recovery", "sweep", "result_files_written"}
 
 
+def test_it_works_on_where_no_sign_of_life_can_be_written(background: Background) -> None:
+    background.submit(b"overdue", deadline_seconds=0.001)
+    (background.data / "full").touch()  # in the place of the directory
+    background.start(heartbeat_dir=str(background.data / "full"))
+
+    def ended() -> bool:
+        with background.database.read() as connection:
+            return connection.scalars(select(jobs.c.status)).all() == ["expired"]
+
+    wait_until(ended, seconds=30, what="recovery")
+    background.stop()
+    assert "no_heartbeat" in background.events()
+
+
 def test_it_says_why_a_model_is_missing_and_tries_again(background: Background) -> None:
     port = free_port()
     background.start(
