@@ -34,6 +34,7 @@ from shared.sweep import Sweep
 from worker.expanders import Expanders
 from worker.identity import take_slot
 from worker.tasks import add_expander_bell
+from worker.watchdog import end_with_any_thread
 
 _LOOK_SECONDS = 5.0  # how often it looks whether somebody installed a model meanwhile
 _STOP_SECONDS = 5.0
@@ -103,6 +104,7 @@ class _Background:
             ring=self._bell.ring,
         )
         self._threads += self._expanders.threads()
+        end_with_any_thread()
         for thread in self._threads:
             thread.start()
 

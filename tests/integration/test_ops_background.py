@@ -42,7 +42,7 @@ class Background:
         prepare(self.database, self.storage, ["mobilenet_v2", "vgg16"])
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, **settings: str) -> None:
+    def start(self, *command: str, **settings: str) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.data / "home"),
@@ -56,7 +56,7 @@ class Background:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ops.cli", "background"],
+                [sys.executable, *(command or ("-m", "ops.cli", "background"))],
                 cwd=ROOT,
                 env=environment,
                 stderr=log,
@@ -154,6 +154,29 @@ def test_it_works_on_where_no_sign_of_life_can_be_written(background: Background
     wait_until(ended, seconds=30, what="recovery")
     background.stop()
     assert "no_heartbeat" in background.events()
+
+
+BROKEN = """
+import sys
+from ops import cli
+from worker import expander
+
+def claim(*arguments, **options):
+    raise ZeroDivisionError("a mistake of ours")
+
+expander.expanding.claim = claim
+sys.argv = ["classify", "background"]
+cli.main()
+"""
+
+
+def test_an_expander_that_fails_ends_the_process_so_that_another_is_started(
+    background: Background,
+) -> None:
+    background.start("-c", BROKEN)
+    assert background.process is not None
+    assert background.process.wait(30) == 70
+    assert "thread_failed" in background.events()
 
 
 def test_it_says_why_a_model_is_missing_and_tries_again(background: Background) -> None:
