@@ -11,7 +11,7 @@ from tests.simulation.operator import Operator
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_MOST_STEPS = 4000
+_MOST_STEPS = 20000
 _STUCK_SECONDS = 120.0  # in which nothing changes and nothing is due: many rounds of recovery
 _TICK_SECONDS = 0.005
 _QUIET_SKIPS = 6
