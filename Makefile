@@ -7,7 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
 # Tests wait for processes to start as often as they compute: two at a time, each with its own
-# database and broker servers.
+# database and broker servers. In the order of their folders: by the number of their tests, the files
+# with the longest ones would come last, and one process would run them alone.
 TEST_PROCESSES ?= 2
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
@@ -60,7 +61,8 @@ $(DEV_STAMP): requirements/dev.txt requirements/run.txt pyproject.toml
 .PHONY: test
 test: $(DEV_STAMP)
 	@scripts/install-browser >/dev/null
-	$(BIN)/python -m pytest --require-services -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --require-services -n $(TEST_PROCESSES) --dist loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 .PHONY: chaos
 chaos: $(DEV_STAMP)
