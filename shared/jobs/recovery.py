@@ -86,9 +86,10 @@ class Recovery:
         return time.monotonic() - self._last_success > self._longest_round()
 
     def _longest_round(self) -> float:
-        # An absence shorter than a renewal's interval costs no owner its lease, which is several.
         two_intervals = 2 * self.settings.recovery_seconds + _STEP_SECONDS
-        return max(two_intervals, self.settings.renew_seconds)
+        # Who misses one renewal, of the several in a lease, still holds what it has claimed.
+        one_renewal = min(self.settings.renew_seconds, self.settings.lease_seconds / 4)
+        return max(two_intervals, one_renewal)
 
     def _note_success(self) -> None:
         if self._was_away():
