@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from bench.filling import FLOWS, LANE, FilledQueue
 from shared.errors import ObjectMissing
 from shared.jobs import depth, intake, queries, recording, recovery, statistics, transitions
-from shared.jobs.claiming import Claim, claim_batch
+from shared.jobs.claiming import Claim, Claimant, claim_batch
 from shared.jobs.intake import Caller, JobOptions, NewImage
 from shared.jobs.recording import Outcome
 from shared.models import Target
@@ -233,8 +233,7 @@ def _take(
         version_id=queue.version_id,
         lane=LANE,
         limit=limit,
-        worker=queue.worker,
-        lease_seconds=lease_seconds,
+        claimant=Claimant(queue.worker, lease_seconds),
         only_full=only_full,
     )
     assert claim is not None

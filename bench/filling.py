@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection
 
 from shared import migrations, models
 from shared.database import Database, new_id
-from shared.jobs.claiming import LaneCursor, claim_batch
+from shared.jobs.claiming import Claimant, LaneCursor, claim_batch
 from shared.models import ModelSpec
 
 LANE = "interactive"  # the other one stays empty: a look into it must not cost more
@@ -206,8 +206,7 @@ class FilledQueue:
                 version_id=self.version_id,
                 lane=LANE,
                 limit=_BATCH,
-                worker=new_id(),
-                lease_seconds=86400,
+                claimant=Claimant(new_id(), lease_seconds=86400),
             )
         self.vacuum()
 

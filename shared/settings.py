@@ -204,6 +204,12 @@ class Settings(BaseSettings):
     decode_threads: int = Field(0, ge=0, description="Threads that decode images; 0: one a core.")
     lease_seconds: float = Field(60, gt=0, description="How long a claim holds without renewal.")
     renew_seconds: float = Field(15, gt=0, description="How often a worker renews its claims.")
+    trial_calm_seconds: float = Field(
+        2,
+        ge=0,
+        description="A job whose trial was cut off is tried again by a process that has served for "
+        "so long already, and a third time by one that has for five times as long.",
+    )
     recovery_seconds: float = Field(2, gt=0, description="Pause between two recovery rounds.")
     fetch_limit_seconds: float = Field(120, gt=0, description="Longest fetch of one batch.")
     decode_limit_seconds: float = Field(120, gt=0, description="Longest decoding of one batch.")

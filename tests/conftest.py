@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--stack", choices=STACKS, help="run all that could run on either stack on this one"
     )
     parser.addoption("--images", default="240", help="images of an ingestion in the chaos tests")
-    parser.addoption("--kills", default="3", help="how often its processes are killed")
+    parser.addoption("--kills", default="25", help="how often its processes are killed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

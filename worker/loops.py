@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from shared.errors import Unavailable
-from shared.jobs.claiming import Claim, LaneCursor, claim_batch
+from shared.jobs.claiming import Claim, Claimant, LaneCursor, claim_batch, lapses_allowed
 from worker.pipeline import Pipeline
 from worker.runtime import Runtime
 from worker.serving import LoadedModel
@@ -91,7 +91,13 @@ class Loop(WatchedThread):
         # While the other loop has a batch under way, a few jobs would only wait for the forward
         # lock: they gather instead, and whichever loop is free first takes them all.
         only_full = any(loop.activity.has_batch() for loop in self.siblings)
-        for model in self._runtime.serving.by_turn(self.lane):
+        settings, serving = self._runtime.settings, self._runtime.serving
+        claimant = Claimant(
+            self._runtime.identity.id,
+            settings.lease_seconds,
+            lapses_allowed(serving.seconds(), settings.trial_calm_seconds),
+        )
+        for model in serving.by_turn(self.lane):
             version_id = model.version.id
             claim = claim_batch(
                 self._runtime.database,
@@ -100,11 +106,10 @@ class Loop(WatchedThread):
                 lane=self.lane,
                 limit=model.batch_limit,
                 only_full=only_full,
-                worker=self._runtime.identity.id,
-                lease_seconds=self._runtime.settings.lease_seconds,
+                claimant=claimant,
             )
             if claim is not None:
                 self.claimed_at = time.monotonic()
-                self._runtime.serving.note_served(model, self.lane)
+                serving.note_served(model, self.lane)
                 return claim, model
         return None

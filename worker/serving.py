@@ -52,11 +52,17 @@ class Serving:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: dict[int, LoadedModel] = {}
+        self._began_at: float | None = None
 
     def add(self, model: LoadedModel) -> None:
         """From now on loops may claim this version."""
         with self._lock:
             self._models[model.version.id] = model
+            self._began_at = self._began_at or time.monotonic()
+
+    def seconds(self) -> float:
+        """How long ago this process began to serve."""
+        return time.monotonic() - self._began_at if self._began_at is not None else 0.0
 
     def remove(self, version_id: int) -> LoadedModel | None:
         """No loop claims this version any more; a batch under way keeps its model."""

@@ -15,6 +15,7 @@ from shared.jobs import transitions
 from shared.tables import claims, images, ingestions, jobs, lanes
 
 _LOOK_BELOW_SECONDS = 2.0  # at the latest so often, a claim looks below the clock too
+_LAST_TRIAL_CALMS = 5  # a job's last trial waits so many times as long as the one before
 _CLOCK_SECONDS = 1.0  # at most so often, a full claim writes the clock
 
 
@@ -40,6 +41,19 @@ class Claim:
     jobs: tuple[ClaimedJob, ...]
 
 
+@dataclass(frozen=True)
+class Claimant:
+    """A worker process that asks for jobs.
+
+    Attributes:
+        most_lapses: It leaves jobs with more lapses to others; see `lapses_allowed`.
+    """
+
+    worker: UUID
+    lease_seconds: float
+    most_lapses: int = transitions.LAPSES_TO_FAIL - 1
+
+
 @dataclass
 class LaneCursor:
     """What one loop remembers of one version's lane between two claims.
@@ -54,6 +68,21 @@ class LaneCursor:
     unsure: UUID | None = None
 
 
+def lapses_allowed(served_seconds: float, calm_seconds: float) -> int:
+    """How many lapses a job may have to be claimed by a process that has served for so long.
+
+    An image that ends its process does so on every trial. What comes from outside, again and
+    again, hits a trial by chance, and the sooner after a start the more often it comes. So a job
+    whose trial was cut off waits for a process that has been left in peace, the last time for
+    longer than the time before.
+    """
+    if served_seconds < calm_seconds:
+        return 0
+    if served_seconds < _LAST_TRIAL_CALMS * calm_seconds:
+        return transitions.LAPSES_TO_FAIL - 2
+    return transitions.LAPSES_TO_FAIL - 1
+
+
 def claim_batch(
     database: Database,
     cursor: LaneCursor,
@@ -61,8 +90,7 @@ def claim_batch(
     version_id: int,
     lane: str,
     limit: int,
-    worker: UUID,
-    lease_seconds: float,
+    claimant: Claimant,
     only_full: bool = False,
 ) -> Claim | None:
     """Take up to `limit` queued jobs in one short transaction, or None if none waits.
@@ -76,8 +104,7 @@ def claim_batch(
             cursor,
             Claim(new_id(), version_id, lane, ()),
             limit=limit,
-            worker=worker,
-            lease_seconds=lease_seconds,
+            claimant=claimant,
             only_full=only_full,
         )
         if claim is None or claim.jobs:
@@ -91,15 +118,17 @@ def _claim_once(
     claim: Claim,
     *,
     limit: int,
-    worker: UUID,
-    lease_seconds: float,
+    claimant: Claimant,
     only_full: bool,
 ) -> Claim | None:
     version_id, lane = claim.version_id, claim.lane
     now = time.monotonic()
     from_clock = not cursor.short and now - cursor.looked_below_at < _LOOK_BELOW_SECONDS
     # Looking for work is a plain read: most looks of an idle or half-idle worker find none.
-    if not _enough_wait(database, claim, limit if only_full else 1, from_clock=from_clock):
+    look = transitions.claimable(
+        version_id, lane, most_lapses=claimant.most_lapses, from_clock=from_clock
+    )
+    if not _enough_wait(database, look, limit if only_full else 1):
         cursor.short = True
         return None
     # Not with every claim on PostgreSQL: the dead versions of this one row would be walked by
@@ -113,6 +142,7 @@ def _claim_once(
                 version_id=version_id,
                 lane=lane,
                 limit=limit,
+                most_lapses=claimant.most_lapses,
                 from_clock=from_clock,
                 token=claim.token,
             ),
@@ -121,7 +151,9 @@ def _claim_once(
         if picked:
             connection.execute(
                 insert(claims).values(
-                    token=claim.token, worker=worker, lease_until=stamp(lease_seconds)
+                    token=claim.token,
+                    worker=claimant.worker,
+                    lease_until=stamp(claimant.lease_seconds),
                 )
             )
             if due or len(picked) < limit:
@@ -242,10 +274,10 @@ def lapsed_claims(database: Database) -> Sequence[UUID]:
         ).all()
 
 
-def _enough_wait(database: Database, claim: Claim, number: int, *, from_clock: bool) -> bool:
+def _enough_wait(database: Database, conditions: Sequence[Any], number: int) -> bool:
     waiting = (
         select(jobs.c.id)
-        .where(*transitions.claimable(claim.version_id, claim.lane, from_clock=from_clock))
+        .where(*conditions)
         .order_by(jobs.c.sequence, jobs.c.id)  # without it a scan looks cheap for a few rows
         .limit(at_most(number))
         .subquery()

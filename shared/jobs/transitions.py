@@ -40,7 +40,7 @@ from sqlalchemy import (
 from shared.database import at_most, moment, stamp
 from shared.ingestions import counts
 from shared.jobs.flows import FLOW_ORDER, QUEUED, flow_tail, queued_of
-from shared.tables import TERMINAL, claims, jobs, lanes, model_versions, models
+from shared.tables import claims, jobs, lanes, model_versions, models
 
 # A literal, as in `QUEUED`.
 CLAIMABLE = text("jobs.status = 'queued' AND jobs.not_before IS NULL")
@@ -70,29 +70,27 @@ def suspicion(*, guilty: bool) -> dict[str, Any]:
 
 def insert_job(connection: Connection, values: dict[str, Any], *, result_found: bool) -> None:
     """A job is born: `queued`, or `succeeded` when its image already has a result."""
-    if result_found:
-        values = values | {"status": "succeeded", "reused": True, "finished_at": stamp()}
-    else:
-        values = values | {"status": "queued"}
-    connection.execute(insert(jobs).values(**values, created_at=stamp()))
+    connection.execute(insert(jobs).values(**values, **_born(connection, result_found)))
 
 
 def insert_jobs(connection: Connection, rows: Sequence[dict[str, Any]], *, found: set[str]) -> None:
     """Jobs of an ingestion are born, at most 1,000; those whose image is in `found` succeeded."""
-    born = {
-        "queued": [row for row in rows if row["image"] not in found],
-        "succeeded": [row for row in rows if row["image"] in found],
-    }
-    for status, group in born.items():
+    for result_found in (False, True):
+        group = [row for row in rows if (row["image"] in found) == result_found]
         if group:
-            ended = {"finished_at": stamp(), "reused": True} if status in TERMINAL else {}
-            connection.execute(
-                insert(jobs).values(status=status, created_at=stamp(), **ended), group
-            )
-    counts.add(connection, [(row["ingestion"], "succeeded") for row in born["succeeded"]])
+            connection.execute(insert(jobs).values(**_born(connection, result_found)), group)
+    ended = [(row["ingestion"], "succeeded") for row in rows if row["image"] in found]
+    counts.add(connection, ended)
 
 
-def claimable(version_id: int, lane: str, *, from_clock: bool) -> list[Any]:
+def _born(connection: Connection, result_found: bool) -> dict[str, Any]:
+    if not result_found:
+        return {"status": "queued", "created_at": stamp()}
+    now = connection.scalar(select(stamp()))  # once: it took no time
+    return {"status": "succeeded", "reused": True, "created_at": now, "finished_at": now}
+
+
+def claimable(version_id: int, lane: str, *, most_lapses: int, from_clock: bool) -> list[Any]:
     """The conditions of a job that may be claimed now.
 
     With `from_clock` only from the lane's clock on, past the dead entries at the index's head.
@@ -101,6 +99,7 @@ def claimable(version_id: int, lane: str, *, from_clock: bool) -> list[Any]:
         CLAIMABLE,
         jobs.c.model_version == version_id,
         jobs.c.lane == lane,
+        jobs.c.lapses <= most_lapses,
         # An overdue job is left for `end_overdue`, which knows what becomes of it.
         or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > moment()),
     ]
@@ -118,6 +117,7 @@ def claim(
     version_id: int,
     lane: str,
     limit: int,
+    most_lapses: int,
     from_clock: bool,
     token: UUID,
 ) -> Sequence[Row[Any]]:
@@ -127,7 +127,7 @@ def claim(
     """
     picked = (
         select(jobs.c.id)
-        .where(*claimable(version_id, lane, from_clock=from_clock))
+        .where(*claimable(version_id, lane, most_lapses=most_lapses, from_clock=from_clock))
         .order_by(jobs.c.sequence, jobs.c.id)
         .limit(at_most(limit))
         .with_for_update(skip_locked=True)

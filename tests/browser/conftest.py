@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 
 from shared import models
 from shared.database import Database, new_id, stamp
-from shared.jobs.claiming import LaneCursor, claim_batch
+from shared.jobs.claiming import Claimant, LaneCursor, claim_batch
 from shared.jobs.recording import Embedding, Failure, Outcome, Predictions, record
 from shared.migrations import upgrade
 from shared.models import ModelSpec
@@ -141,8 +141,7 @@ class Site:
             version_id=version,
             lane="interactive",
             limit=limit,
-            worker=uuid4(),
-            lease_seconds=600,
+            claimant=Claimant(uuid4(), lease_seconds=600),
         )
         if claim is None:
             return []

@@ -33,6 +33,7 @@ def shared_service(
         directory,
         max_batch_size=BATCH,
         pass_limit_seconds=2,
+        trial_calm_seconds=0.5,
         pass_seconds=0.1,
         **make_stack(stack_name, directory),
     )

@@ -21,7 +21,7 @@ from shared.bell import Bell
 from shared.database import Database, new_id
 from shared.errors import Unavailable
 from shared.jobs import recording
-from shared.jobs.claiming import Claim, LaneCursor, claim_batch
+from shared.jobs.claiming import Claim, Claimant, LaneCursor, claim_batch
 from shared.jobs.recording import Failure, Outcome, Predictions
 from shared.jobs.recovery import Recovery
 from shared.migrations import upgrade
@@ -143,8 +143,7 @@ class API:
             version_id=version_id,
             lane=lane,
             limit=100,
-            worker=new_id(),
-            lease_seconds=lease_seconds,
+            claimant=Claimant(new_id(), lease_seconds),
         )
 
     def work(

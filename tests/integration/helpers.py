@@ -15,7 +15,7 @@ from shared import models
 from shared.database import Database, new_id
 from shared.errors import ObjectMissing, Unavailable
 from shared.jobs import intake, recording, recovery
-from shared.jobs.claiming import Claim, LaneCursor, claim_batch, note_trial
+from shared.jobs.claiming import Claim, Claimant, LaneCursor, claim_batch, note_trial
 from shared.jobs.intake import Accepted, Caller, JobOptions, NewImage
 from shared.jobs.recording import Failure, Outcome, Predictions, Unread
 from shared.models import ModelSpec, Target
@@ -151,6 +151,7 @@ class Stage:
         lane: str = "interactive",
         worker: UUID | None = None,
         lease_seconds: float = 60,
+        most_lapses: int = 2,
     ) -> Claim | None:
         """Take what waits, or None. A lease of less than nothing has lapsed already."""
         return claim_batch(
@@ -159,8 +160,7 @@ class Stage:
             version_id=version_id or self.version_id,
             lane=lane,
             limit=limit,
-            worker=worker or new_id(),
-            lease_seconds=lease_seconds,
+            claimant=Claimant(worker or new_id(), lease_seconds, most_lapses),
         )
 
     def must_claim(self, limit: int = 100, **how: Any) -> Claim:

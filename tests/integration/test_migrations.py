@@ -12,7 +12,7 @@ from sqlalchemy import inspect, text
 from shared import tables
 from shared.database import Database
 from shared.jobs import recording
-from shared.jobs.claiming import LaneCursor, claim_batch
+from shared.jobs.claiming import Claimant, LaneCursor, claim_batch
 from shared.jobs.recording import Outcome
 from shared.migrations import is_new_enough, upgrade
 from tests.integration.helpers import SEVEN
@@ -116,8 +116,7 @@ def test_jobs_of_ingestions_that_a_downgrade_removed_still_end(database: Databas
         version_id=job["model_version"],
         lane=job["lane"],
         limit=10,
-        worker=identity(job["id"]),
-        lease_seconds=60,
+        claimant=Claimant(identity(job["id"]), lease_seconds=60),
     )
     assert claim is not None
     outcomes = [Outcome(claimed.id, claimed.image, SEVEN) for claimed in claim.jobs]

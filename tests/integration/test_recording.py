@@ -276,7 +276,13 @@ def test_the_object_is_forgotten_only_if_it_is_still_the_one(stage: Stage) -> No
 ATTEMPTS: dict[str, Callable[[Any, UUID, UUID, int], Any]] = {
     "claim": lambda c, token, job_id, version: [
         transitions.claim(
-            c, version_id=version, lane=lane, limit=9, from_clock=False, token=new_id()
+            c,
+            version_id=version,
+            lane=lane,
+            limit=9,
+            most_lapses=9,
+            from_clock=False,
+            token=new_id(),
         )
         for lane in ("interactive", "bulk")
     ],

@@ -13,7 +13,7 @@ from shared import models
 from shared.database import new_id
 from shared.errors import Unavailable
 from shared.jobs import recording, recovery
-from shared.jobs.claiming import end_trial, note_trial, renew
+from shared.jobs.claiming import end_trial, lapses_allowed, note_trial, renew
 from shared.jobs.recording import Unread
 from shared.jobs.recovery import Recovery
 from shared.models import Target
@@ -128,6 +128,30 @@ def test_the_third_lapse_on_trial_is_the_last(stage: Stage) -> None:
     assert job.finished_at is not None
     assert stage.job(innocent).status == "queued"
     assert stage.tokens() == set()
+
+
+def test_a_job_whose_trial_was_cut_off_is_left_to_a_process_that_has_served_a_while(
+    stage: Stage,
+) -> None:
+    tried, other = stage.submit_each("tried", "other")
+    for lapses in (1, 2):
+        assert stage.lapse(trial=True).jobs[0].id == tried
+        early = stage.must_claim(most_lapses=lapses - 1)
+        assert [job.id for job in early.jobs] == [other]
+        assert stage.claim(most_lapses=lapses - 1) is None
+        stage.record(early)
+        other = stage.submit(f"after lapse {lapses}").job_id
+    late = stage.must_claim(most_lapses=2)
+    assert [job.id for job in late.jobs] == [tried, other]
+
+
+@pytest.mark.parametrize(
+    ("served", "most"), [(0.0, 0), (1.9, 0), (2.0, 1), (9.9, 1), (10.0, 2), (1e6, 2)]
+)
+def test_the_longer_a_process_has_served_the_more_lapses_a_job_may_have(
+    served: float, most: int
+) -> None:
+    assert lapses_allowed(served, calm_seconds=2) == most
 
 
 def test_lapses_off_trial_never_fail_a_job(stage: Stage) -> None:

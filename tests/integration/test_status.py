@@ -181,9 +181,7 @@ def test_jobs_that_end_are_found_by_the_databases_own_clock(stage: Stage) -> Non
     assert sum(minute.ended["succeeded"] for minute in minutes) == 2
     assert [each.detail for minute in minutes for each in minute.failures] == ["It ends early."]
     computed = [n for m in minutes for lane in m.latencies.values() for n in lane.values()]
-    # In less than half a millisecond the first would not count either; SQLite asks the clock twice
-    # for the second, and a busy machine may hold it up in between.
-    assert sum(computed) <= (2 if stage.database.is_sqlite else 1)
+    assert sum(computed) <= 1  # in less than half a millisecond the first would not count either
 
 
 def test_the_time_between_two_moments_is_the_same_everywhere(stage: Stage) -> None:

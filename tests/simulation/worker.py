@@ -12,10 +12,12 @@ from shared.errors import ObjectMissing, Unavailable
 from shared.jobs import recording
 from shared.jobs.claiming import (
     Claim,
+    Claimant,
     ClaimedJob,
     LaneCursor,
     claim_batch,
     end_trial,
+    lapses_allowed,
     note_trial,
     renew,
 )
@@ -43,6 +45,7 @@ class Worker(Process):
     lanes: Sequence[str] = field(kw_only=True)
     id: UUID = field(kw_only=True)
     ready: bool = False
+    began_at: float = 0.0
     versions: list[int] = field(default_factory=list)
     tokens: dict[int, UUID] = field(default_factory=dict)  # by loop
     loops: dict[str, list[Actor]] = field(default_factory=dict)  # by lane
@@ -64,7 +67,7 @@ class Worker(Process):
     def _main(self) -> None:
         world, identity = self.world, Identity(self.id, self.slot, -1)
         self._enter(identity)
-        self.ready = True
+        self.ready, self.began_at = True, world.clock.seconds
         while True:
             world.stage.sleep(world.settings.renew_seconds)
             tokens = list(self.tokens.values())
@@ -170,8 +173,13 @@ class Loop:
                 version_id=version_id,
                 lane=self.lane,
                 limit=world.scenario.batch,
-                worker=worker.id,
-                lease_seconds=world.settings.lease_seconds,
+                claimant=Claimant(
+                    worker.id,
+                    world.settings.lease_seconds,
+                    lapses_allowed(
+                        world.clock.seconds - worker.began_at, world.settings.trial_calm_seconds
+                    ),
+                ),
                 only_full=only_full,
             )
             if claim is not None:
