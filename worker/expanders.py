@@ -1,6 +1,5 @@
 """All expanders of one process, and the thread that holds their leases."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from shared.settings import Settings
 from shared.storage.protocol import Storage
 from worker.expander import Expander
 from worker.identity import Identity
+from worker.watchdog import end_process
 
 log = structlog.get_logger(__name__)
 
@@ -94,8 +94,7 @@ class Expanders:
         for expander in busy:
             idle = now - (expander.busy_since or now)
             if idle > self._settings.expander_limit_seconds:
-                log.critical("expander_hangs", seconds=round(idle))
-                os._exit(1)  # whoever supervises starts a new one, which goes on from there
+                end_process(f"{expander.name} has not gone on for {idle:.0f} s")
         try:
             expanding.renew(
                 self._database,
