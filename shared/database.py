@@ -37,6 +37,8 @@ from shared.tables import UTCDateTime
 from shared.write_lock import write_lock
 
 _SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"
+_SQLITE_CACHE_KIB = 256  # pages of a connection; any other process's write empties it anyway
+_SQLITE_STATEMENTS = 16  # that a connection keeps prepared; one of many rows takes much memory
 _UNBOUNDED_LOCK_SECONDS = 10.0  # where statements may take as long as they like
 _REPEATED_STATES = frozenset({"40P01", "40001"})  # deadlock, serialization failure
 _REPEATS = 5
@@ -268,6 +270,8 @@ def _sqlite_engine(path: Path, pool_size: int, lock_seconds: float) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=lock_seconds,
+        pool_use_lifo=True,  # so that few of them fill their caches
+        connect_args={"cached_statements": _SQLITE_STATEMENTS},
     )
 
     @event.listens_for(engine, "connect")
@@ -277,6 +281,7 @@ def _sqlite_engine(path: Path, pool_size: int, lock_seconds: float) -> Engine:
             "journal_mode = WAL",
             "synchronous = FULL",  # NORMAL may lose the last commits when the power fails
             "foreign_keys = ON",
+            f"cache_size = -{_SQLITE_CACHE_KIB}",
             f"busy_timeout = {int(lock_seconds * 1000)}",
         ):
             connection.execute(f"PRAGMA {pragma}")

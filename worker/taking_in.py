@@ -21,7 +21,6 @@ from worker.sources.protocol import Entry
 _CHUNK_ENTRIES = 64
 _CHUNK_BYTES = 16 * 2**20
 _WRITES = 8  # at a time: each waits for a disk or a network
-_KNOWN_HEADERS = 10_000  # images whose header need not be read again
 
 
 class TakingIn:
@@ -34,7 +33,6 @@ class TakingIn:
         self._chunk: list[tuple[NewItem, bytes]] = []
         self._bytes = 0
         self._of_step: dict[str, StoredImage] = {}
-        self._headers: dict[str, StoredImage] = {}
         self._pool = ThreadPoolExecutor(_WRITES, thread_name_prefix="taking-in")
 
     def begin(self) -> None:
@@ -84,24 +82,20 @@ class TakingIn:
 
     def _looked_at(self, item: NewItem, data: bytes) -> NewItem:
         """The item with its image's header, or with what is wrong with it."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 not in self._headers:
-            try:
-                image = read_image(data, self._settings)
-            except ProblemError as error:
-                return replace(item, error=(error.code, error.detail))
-            if len(self._headers) >= _KNOWN_HEADERS:
-                self._headers.clear()
-            self._headers[sha256] = StoredImage(
-                sha256,
-                image.media_type,
-                image.width,
-                image.height,
-                len(data),
-                image.animated,
-                object=None,
-            )
-        return replace(item, image=self._headers[sha256])
+        try:
+            image = read_image(data, self._settings)
+        except ProblemError as error:
+            return replace(item, error=(error.code, error.detail))
+        stored = StoredImage(
+            hashlib.sha256(data).hexdigest(),
+            image.media_type,
+            image.width,
+            image.height,
+            len(data),
+            image.animated,
+            object=None,
+        )
+        return replace(item, image=stored)
 
     def _store(self, chunk: dict[str, tuple[StoredImage, bytes]]) -> None:
         """Write an object for each image that has none, unless this step has written it already."""
