@@ -19,6 +19,7 @@ from shared.errors import Unavailable
 from shared.ingestions import expansion as expanding
 from shared.ingestions.birth import LANE, ImageVanished
 from shared.ingestions.expansion import Expansion, Lost, NewItem
+from shared.memory import give_back_freed
 from shared.settings import Settings
 from shared.storage.protocol import Storage
 from worker.sources.opening import forget_file, open_again, open_source
@@ -86,6 +87,7 @@ class Expander(threading.Thread):
                 self._expand(expansion)
             finally:
                 self.busy_since = None
+                give_back_freed()  # each thread's share grows by another archive otherwise
 
     def _expand(self, expansion: Expansion) -> None:
         log.info("expansion_begins", ingestion=str(expansion.id), at=expansion.row.expanded)

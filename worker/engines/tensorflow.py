@@ -1,6 +1,5 @@
 """The reference engine: Keras on TensorFlow, one concrete function with a free batch dimension."""
 
-import ctypes
 import gc
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from shared.memory import give_back_freed
 from shared.models import ModelSpec
 from worker.engines import keras_model
 from worker.engines.protocol import ModelUnloadable, OutOfMemory
@@ -56,9 +56,7 @@ class TensorFlowEngine:
         if self._forward is not None and not sys.is_finalizing():
             self._forward = None
             gc.collect()
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
-            if trim is not None:
-                trim(0)
+            give_back_freed()
 
 
 def check_weights(spec: ModelSpec, labels: Sequence[tuple[str, str]], directory: Path) -> None:
