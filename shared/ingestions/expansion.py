@@ -16,7 +16,7 @@ from shared.ingestions import transitions
 from shared.ingestions.birth import Birth, StoredImage, hold_images, insert_jobs
 from shared.tables import ingestions, items, model_versions
 
-STEP_ITEMS = 500  # twice as many take no less time each, and more memory
+STEP_ITEMS = 500  # the rows of a step are most of what an expander has in memory at a time
 LAPSES_TO_FAIL = 3
 _WAITING = text("ingestions.expanded_at IS NULL AND ingestions.status IN ('queued', 'running')")
 _LONGEST_PAUSE_SECONDS = 300.0

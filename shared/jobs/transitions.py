@@ -99,7 +99,7 @@ def claimable(version_id: int, lane: str, *, most_lapses: int, from_clock: bool)
         CLAIMABLE,
         jobs.c.model_version == version_id,
         jobs.c.lane == lane,
-        jobs.c.lapses <= most_lapses,
+        jobs.c.lapses <= at_most(most_lapses),
         # An overdue job is left for `end_overdue`, which knows what becomes of it.
         or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > moment()),
     ]
