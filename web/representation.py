@@ -25,7 +25,6 @@ from web.schemas import (
 from web.services import services
 
 _ESTIMATE_SECONDS = 1.0  # a position is counted at most so often for one job
-_ESTIMATES_KEPT = 10_000
 
 _estimates: dict[UUID, tuple[float, Queue]] = {}
 _estimates_lock = threading.Lock()
@@ -91,9 +90,10 @@ def queue_json(connection: Connection, row: Row[Any]) -> Queue | None:
         "workers": len(serving),
     }
     with _estimates_lock:
-        if len(_estimates) >= _ESTIMATES_KEPT:
-            _estimates.clear()
+        _estimates.pop(row.id, None)  # to the end: the oldest is first
         _estimates[row.id] = (now, queue)
+        while now - _estimates[oldest := next(iter(_estimates))][0] > _ESTIMATE_SECONDS:
+            del _estimates[oldest]
     return queue
 
 

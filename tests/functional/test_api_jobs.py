@@ -3,6 +3,7 @@
 import json
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from shared.jobs.recovery import requeue
 from shared.tables import jobs
 from tests.functional.conftest import API, PREDICTIONS, VERSION, data_url, picture
 from tests.pictures import several
+from web import representation
 
 
 def test_a_form_becomes_a_job_that_a_worker_finishes(api: API) -> None:
@@ -135,6 +137,13 @@ def test_a_position_is_counted_at_most_once_a_second(api: API) -> None:
     jobs = [api.job(data=picture(colour=colour)) for colour in range(2)]
     api.client.delete(jobs[0]["links"]["self"])
     assert api.show(jobs[1]["id"])["queue"]["position"] == 1
+
+
+def test_a_position_that_is_too_old_to_be_told_is_forgotten(api: API) -> None:
+    api.job()
+    time.sleep(1.1)
+    latest = api.job(data=picture(colour=8))
+    assert set(representation._estimates) == {UUID(latest["id"])}
 
 
 def test_bulk_may_be_asked_for(api: API) -> None:
