@@ -79,8 +79,8 @@ def insert_jobs(connection: Connection, rows: Sequence[dict[str, Any]], *, found
         group = [row for row in rows if (row["image"] in found) == result_found]
         if group:
             connection.execute(insert(jobs).values(**_born(connection, result_found)), group)
-    ended = [(row["ingestion"], "succeeded") for row in rows if row["image"] in found]
-    counts.add(connection, ended)
+        if result_found:
+            counts.add(connection, [(row["ingestion"], "succeeded") for row in group])
 
 
 def _born(connection: Connection, result_found: bool) -> dict[str, Any]:

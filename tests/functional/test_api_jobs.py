@@ -139,9 +139,11 @@ def test_a_position_is_counted_at_most_once_a_second(api: API) -> None:
     assert api.show(jobs[1]["id"])["queue"]["position"] == 1
 
 
-def test_a_position_that_is_too_old_to_be_told_is_forgotten(api: API) -> None:
+def test_a_position_that_is_too_old_to_be_told_is_forgotten(
+    api: API, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(representation, "_ESTIMATE_SECONDS", 0.0)
     api.job()
-    time.sleep(1.1)
     latest = api.job(data=picture(colour=8))
     assert set(representation._estimates) == {UUID(latest["id"])}
 
