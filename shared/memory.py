@@ -2,6 +2,21 @@
 
 import ctypes
 
+_M_ARENA_MAX = -8  # glibc's malloc.h
+_ARENAS = 2
+
+
+def share_arenas() -> None:
+    """Have all threads allocate from two arenas; to be called before there are any threads.
+
+    By default glibc gives each thread an arena of its own, and each grows to the most that its
+    thread ever took: memory that rises for hours, and is never in use all at once. Nothing happens
+    where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, _ARENAS)
+
 
 def give_back_freed() -> None:
     """Give it to the system; nothing happens where the C library is not glibc."""

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -126,6 +127,36 @@ def test_no_process_of_it_has_loaded_tensorflow(web: Web) -> None:
     for process in (arbiter, *arbiter.children()):
         mapped = {Path(found.path).name for found in process.memory_maps()}
         assert not any("tensorflow" in name for name in mapped)
+    web.stop()
+
+
+_ARENA_BYTES = 64 * 2**20  # where glibc lets an arena begin, but for the first
+
+
+def test_its_threads_share_their_memory(web: Web) -> None:
+    # Each with an arena of its own, they hold more of it from hour to hour.
+    picture = io.BytesIO()
+    Image.new("L", (8, 8)).save(picture, "PNG")
+
+    def hand_in(number: int) -> None:
+        answer = requests.post(
+            f"http://127.0.0.1:{web.port}/v1/jobs?model=digits",
+            data=picture.getvalue(),
+            headers={"Content-Type": "image/png"},
+            timeout=20,
+        )
+        assert answer.status_code == 202
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hand_in, range(40)))
+    [process] = psutil.Process(web.process.pid).children()
+    assert process.num_threads() > 4
+    begins = [
+        int(found.addr.split("-")[0], 16)
+        for found in process.memory_maps(grouped=False)
+        if found.path.startswith("[anon")
+    ]
+    assert sum(begin % _ARENA_BYTES == 0 for begin in begins) <= 2
     web.stop()
 
 
