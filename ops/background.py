@@ -26,6 +26,7 @@ from shared.errors import ServiceError, Unavailable
 from shared.heartbeat import beat
 from shared.ingestions.output import Output
 from shared.jobs.recovery import Recovery
+from shared.memory import share_arena
 from shared.queue import EXPANDER_QUEUE, make_celery
 from shared.settings import Settings
 from shared.storage.opening import open_storage
@@ -50,6 +51,7 @@ class _Timed(Protocol):
 
 def run_background(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Neither start nor stop needs a broker."""
+    share_arena()
     app = make_celery(settings.broker, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS)
     process = _Background(settings, Bell(app))
     add_expander_bell(app, process.woken.set)

@@ -11,7 +11,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
-from shared.memory import share_arenas
+from shared.memory import share_arena
 from shared.settings import Settings
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -149,7 +149,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
 
 def run_web(settings: Settings) -> int:
     """Serve until SIGTERM."""
-    share_arenas()
+    share_arena()
     # Imported once, before the processes fork; each makes an app of its own.
     import web.app  # noqa: F401
     from shared.storage.opening import open_storage

@@ -26,6 +26,7 @@ from shared.models import resolve
 from shared.settings import Settings, load_settings
 from shared.storage.local import LocalStorage
 from shared.tables import images, jobs, workers
+from tests.integration.arenas import share_one_arena
 from tests.integration.bulk import Bulk
 from tests.integration.helpers import Stage
 from tests.services import ROOT, free_port, wait_until
@@ -138,6 +139,8 @@ def test_it_recovers_and_sweeps_and_stops(background: Background) -> None:
     with background.database.read() as connection:
         assert connection.scalar(select(func.count()).select_from(workers)) == 0
     assert [file.name for file in (background.data / "heartbeat").iterdir()] == ["background"]
+    assert background.process is not None
+    assert share_one_arena(background.process.pid)
     background.stop()
     assert set(background.events()) >= {"recovery", "sweep", "result_files_written"}
 

@@ -17,6 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.integration.arenas import share_one_arena
 from tests.services import ROOT, free_port, wait_until
 
 
@@ -130,9 +131,6 @@ def test_no_process_of_it_has_loaded_tensorflow(web: Web) -> None:
     web.stop()
 
 
-_ARENA_BYTES = 64 * 2**20  # where glibc lets an arena begin, but for the first
-
-
 def test_its_threads_share_their_memory(web: Web) -> None:
     # Each with an arena of its own, they hold more of it from hour to hour.
     picture = io.BytesIO()
@@ -151,12 +149,7 @@ def test_its_threads_share_their_memory(web: Web) -> None:
         list(pool.map(hand_in, range(40)))
     [process] = psutil.Process(web.process.pid).children()
     assert process.num_threads() > 4
-    begins = [
-        int(found.addr.split("-")[0], 16)
-        for found in process.memory_maps(grouped=False)
-        if found.path.startswith("[anon")
-    ]
-    assert sum(begin % _ARENA_BYTES == 0 for begin in begins) <= 2
+    assert share_one_arena(process.pid)
     web.stop()
 
 
