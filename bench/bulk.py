@@ -124,7 +124,7 @@ def _list(options: argparse.Namespace, directory: Path) -> int:
     listed = directory / "list.txt"
     with listed.open("w") as file:
         for number in range(options.lines):
-            file.write(f"{(pictures / f'{number % options.images}.png').as_uri()}\n")
+            file.write(f"{(folder / f'{number % options.images}.png').as_uri()}\n")
     rows: list[list[str]] = []
     with whole_service(directory / "service", NO_COST, source_roots=folder) as service:
         time.sleep(_SETTLED_SECONDS)

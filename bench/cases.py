@@ -49,6 +49,9 @@ class Case:
 class NoStorage:
     """A storage that costs nothing: only the database is measured."""
 
+    def begin(self, *, is_new: bool) -> None:
+        """Nothing has to be made ready."""
+
     def write(self, name: str, data: bytes) -> None:
         """Keep nothing."""
 

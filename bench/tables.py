@@ -40,7 +40,7 @@ def look(database: Database) -> Tables:
             table.name: connection.scalar(select(func.count()).select_from(table)) or 0
             for table in _COUNTED
         }
-        found = dict(
+        found: dict[str, int] = dict(
             connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
             .tuples()
             .all()
