@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +18,7 @@ import requests
 from PIL import Image
 
 from tests.integration.arenas import share_one_arena
+from tests.integration.helpers import in_threads
 from tests.services import ROOT, free_port, wait_until
 
 
@@ -69,6 +70,20 @@ class Web:
         except requests.ConnectionError:
             return False
 
+    def hand_in(self) -> dict[str, Any]:
+        """Make a job of one picture; it stays queued, for there is no worker."""
+        picture = io.BytesIO()
+        Image.new("L", (8, 8)).save(picture, "PNG")
+        answer = requests.post(
+            f"http://127.0.0.1:{self.port}/v1/jobs?model=digits",
+            data=picture.getvalue(),
+            headers={"Content-Type": "image/png"},
+            timeout=20,
+        )
+        assert answer.status_code == 202
+        job: dict[str, Any] = answer.json()
+        return job
+
     def stop(self) -> None:
         """SIGTERM. It ends before its patience with connections does, which is 25 s."""
         self.process.send_signal(signal.SIGTERM)
@@ -96,16 +111,9 @@ def test_idle_connection_does_not_hold_the_stop(web: Web) -> None:
 
 
 def test_request_that_waits_for_a_job_is_answered_at_the_stop(web: Web) -> None:
-    picture = io.BytesIO()
-    Image.new("L", (8, 8)).save(picture, "PNG")
     base = f"http://127.0.0.1:{web.port}"
-    made = requests.post(
-        f"{base}/v1/jobs?model=digits",
-        data=picture.getvalue(),
-        headers={"Content-Type": "image/png"},
-        timeout=20,
-    ).json()
-    assert made["status"] == "queued"  # and stays so: there is no worker
+    made = web.hand_in()
+    assert made["status"] == "queued"
     answers: list[str] = []
 
     def wait() -> None:
@@ -133,20 +141,7 @@ def test_no_process_of_it_has_loaded_tensorflow(web: Web) -> None:
 
 def test_its_threads_share_their_memory(web: Web) -> None:
     # Each with an arena of its own, they hold more of it from hour to hour.
-    picture = io.BytesIO()
-    Image.new("L", (8, 8)).save(picture, "PNG")
-
-    def hand_in(number: int) -> None:
-        answer = requests.post(
-            f"http://127.0.0.1:{web.port}/v1/jobs?model=digits",
-            data=picture.getvalue(),
-            headers={"Content-Type": "image/png"},
-            timeout=20,
-        )
-        assert answer.status_code == 202
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(hand_in, range(40)))
+    in_threads(8, lambda _: [web.hand_in() for _ in range(5)])
     [process] = psutil.Process(web.process.pid).children()
     assert process.num_threads() > 4
     assert share_one_arena(process.pid)
