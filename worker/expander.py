@@ -87,7 +87,7 @@ class Expander(threading.Thread):
                 self._expand(expansion)
             finally:
                 self.busy_since = None
-                give_back_freed()  # each thread's share grows by another archive otherwise
+                give_back_freed()  # what archives took stays with the process otherwise
 
     def _expand(self, expansion: Expansion) -> None:
         log.info("expansion_begins", ingestion=str(expansion.id), at=expansion.row.expanded)
